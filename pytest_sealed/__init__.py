@@ -1,0 +1,96 @@
+"""Fresh, isolated containers for every test, in milliseconds."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_sealed.container import Container, ExecResult, Stats, image
+    from pytest_sealed.errors import (
+        ContainerExited,
+        ContainerFailed,
+        ContainerNotStarted,
+        ExecTimeout,
+        HostUnsupported,
+        ImageError,
+        ImageNotFound,
+        InternalError,
+        LimitUnavailable,
+        NetworkError,
+        NotReady,
+        RecipeError,
+        SealedError,
+        SpecError,
+        StoreError,
+    )
+    from pytest_sealed.network import Network
+    from pytest_sealed.plugin.fixtures import container_fixture, network_fixture
+    from pytest_sealed.sandbox import Sandbox
+    from pytest_sealed.spec import ContainerOptions, ContainerSpec, Limits, Mount, Tmpfs, make_spec
+    from pytest_sealed.waits import all_of, any_of, command, healthy, http, log, tcp
+
+_HOMES = {
+    "container": ("Container", "ExecResult", "Stats", "image"),
+    "errors": ("ContainerExited", "ContainerFailed", "ContainerNotStarted", "ExecTimeout", "HostUnsupported", "ImageError",
+               "ImageNotFound", "InternalError", "LimitUnavailable", "NetworkError", "NotReady", "RecipeError", "SealedError",
+               "SpecError", "StoreError"),
+    "network": ("Network",),
+    "plugin.fixtures": ("container_fixture", "network_fixture"),
+    "sandbox": ("Sandbox",),
+    "spec": ("ContainerOptions", "ContainerSpec", "Limits", "Mount", "Tmpfs", "make_spec"),
+    "waits": ("all_of", "any_of", "command", "healthy", "http", "log", "tcp"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Container",
+    "ContainerExited",
+    "ContainerFailed",
+    "ContainerNotStarted",
+    "ContainerOptions",
+    "ContainerSpec",
+    "ExecResult",
+    "ExecTimeout",
+    "HostUnsupported",
+    "ImageError",
+    "ImageNotFound",
+    "InternalError",
+    "LimitUnavailable",
+    "Limits",
+    "Mount",
+    "Network",
+    "NetworkError",
+    "NotReady",
+    "RecipeError",
+    "Sandbox",
+    "SealedError",
+    "SpecError",
+    "Stats",
+    "StoreError",
+    "Tmpfs",
+    "all_of",
+    "any_of",
+    "command",
+    "container_fixture",
+    "healthy",
+    "http",
+    "image",
+    "log",
+    "make_spec",
+    "network_fixture",
+    "tcp",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pytest_sealed' has no attribute {name!r}")
+    value = getattr(import_module(f"pytest_sealed.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,128 @@
+"""Processes: prctl(2), capabilities(7), pidfds, close_range(2), sethostname(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from pytest_sealed.linux.libc import check, libc, syscall
+
+__all__ = [
+    "capset",
+    "clear_ambient",
+    "close_range",
+    "drop_bounding",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "set_child_subreaper",
+    "set_dumpable",
+    "set_keep_capabilities",
+    "set_name",
+    "set_no_new_privs",
+    "set_parent_death_signal",
+    "sethostname",
+]
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
+_PR_SET_NAME = 15
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_CLOSE_RANGE_CLOEXEC = 4
+
+
+def _prctl(name: str, option: int, *arguments: int) -> int:
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    return check(libc.prctl(option, *padded), f"prctl {name}")
+
+
+def set_parent_death_signal(signal: int) -> None:
+    """Ask for `signal` when the parent thread ends. See PR_SET_PDEATHSIG(2const)."""
+    _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, signal)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Let other processes trace this one and read its /proc files, or not. See PR_SET_DUMPABLE(2const)."""
+    _prctl("PR_SET_DUMPABLE", _PR_SET_DUMPABLE, int(dumpable))
+
+
+def set_keep_capabilities(keep: bool) -> None:
+    """Keep the permitted capabilities when the uid changes from 0. See PR_SET_KEEPCAPS(2const)."""
+    _prctl("PR_SET_KEEPCAPS", _PR_SET_KEEPCAPS, int(keep))
+
+
+def set_name(name: str) -> None:
+    """Name the calling thread, at most 15 bytes. See PR_SET_NAME(2const)."""
+    buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
+    _prctl("PR_SET_NAME", _PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def set_child_subreaper() -> None:
+    """Adopt the orphans among this process's descendants. See PR_SET_CHILD_SUBREAPER(2const)."""
+    _prctl("PR_SET_CHILD_SUBREAPER", _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_no_new_privs() -> None:
+    """Give up gaining privileges by execve, for ever. See PR_SET_NO_NEW_PRIVS(2const)."""
+    _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_bounding(keep: frozenset[int]) -> None:
+    """Drop every capability from the bounding set that isn't in `keep`. Needs CAP_SETPCAP: before setuid."""
+    for capability in range(64):
+        if libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) < 0:
+            return  # EINVAL: past the last capability that this kernel knows
+        if capability not in keep:
+            _prctl(f"PR_CAPBSET_DROP {capability}", _PR_CAPBSET_DROP, capability)
+
+
+def clear_ambient() -> None:
+    """Clear the ambient capability set. See PR_CAP_AMBIENT(2const)."""
+    _prctl("PR_CAP_AMBIENT_CLEAR_ALL", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = tuple(
+        (f"{name}{half}", ctypes.c_uint32) for half in (0, 1) for name in ("effective", "permitted", "inheritable")
+    )
+
+
+def capset(effective: frozenset[int], permitted: frozenset[int]) -> None:
+    """Set this thread's effective and permitted capabilities; the inheritable set becomes empty. See capset(2)."""
+    def halves(capabilities: frozenset[int]) -> tuple[int, int]:
+        mask = sum(1 << capability for capability in capabilities)
+        return mask & 0xFFFFFFFF, mask >> 32
+    (e0, e1), (p0, p1) = halves(effective), halves(permitted)
+    data = _CapData(e0, p0, 0, e1, p1, 0)
+    syscall("capset", _CapHeader(_CAPABILITY_VERSION_3, 0), data)
+
+
+def close_range(first: int, last: int = 0x7FFFFFFF, *, cloexec: bool = False) -> None:
+    """Close every fd from `first` to `last`, or only mark them close-on-exec. See close_range(2)."""
+    syscall("close_range", first, last, _CLOSE_RANGE_CLOEXEC if cloexec else 0)
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a file descriptor that names the process `pid`. See pidfd_open(2)."""
+    return syscall("pidfd_open", pid, 0)
+
+
+def pidfd_send_signal(pidfd: int, signal: int) -> None:
+    """Send `signal` to the process that `pidfd` names. See pidfd_send_signal(2)."""
+    syscall("pidfd_send_signal", pidfd, signal, None, 0)
+
+
+def sethostname(name: str) -> None:
+    """See sethostname(2)."""
+    encoded = os.fsencode(name)
+    check(libc.sethostname(encoded, len(encoded)), "sethostname")

@@ -1,0 +1,161 @@
+"""What a container's readiness is: a port, an HTTP answer, a log line, a command, or several of these.
+
+These are descriptions, frozen and comparable; `pytest_sealed.readiness` carries them out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Union, final
+
+from pytest_sealed.errors import SpecError
+
+__all__ = ["AllOf", "AnyOf", "Command", "Healthy", "Http", "Log", "Tcp", "Wait", "all_of", "any_of", "command", "healthy",
+           "http", "log", "tcp"]
+
+
+def _port(value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise SpecError(f"port {value!r} is no TCP port", remedy="give a whole number from 1 to 65535")
+    return value
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """A TCP port accepts connections."""
+
+    port: int
+    """In the container, 1 to 65535."""
+
+    def __str__(self) -> str:
+        return f"port {self.port}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Http:
+    """An HTTP GET is answered with one of the wanted statuses."""
+
+    port: int
+    path: str = "/"
+    status: tuple[int, ...] = ()
+    """Wanted statuses; empty: any from 200 to 399."""
+
+    def __str__(self) -> str:
+        wanted = f" with status {' or '.join(map(str, self.status))}" if self.status else ""
+        return f"GET :{self.port}{self.path}{wanted}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line of the log matches a regular expression (`re.search`)."""
+
+    pattern: str
+    stream: Literal["stdout", "stderr"] | None = None
+    """Only this stream; None: both."""
+    times: int = 1
+    """How many lines must match."""
+
+    def __str__(self) -> str:
+        often = f" {self.times} times" if self.times > 1 else ""
+        return f"log line /{self.pattern}/{often}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command in the container exits with 0."""
+
+    argv: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"command {' '.join(self.argv)!r}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Healthy:
+    """The image's own health check (HEALTHCHECK) succeeds."""
+
+    def __str__(self) -> str:
+        return "the image's health check"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Every one of several conditions has held."""
+
+    conditions: tuple[Wait, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.conditions))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """One of several conditions holds."""
+
+    conditions: tuple[Wait, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.conditions))
+
+
+Wait = Union[Tcp, Http, Log, Command, Healthy, AllOf, AnyOf]  # noqa: UP007  (evaluated on Python 3.10)
+
+
+def tcp(port: int) -> Tcp:
+    """Wait until a TCP port of the container accepts connections."""
+    return Tcp(_port(port))
+
+
+def http(port: int, path: str = "/", *, status: int | tuple[int, ...] = ()) -> Http:
+    """Wait until `GET path` is answered with `status` (default: any from 200 to 399)."""
+    if not path.startswith("/"):
+        raise SpecError(f"http path {path!r} does not start with '/'", remedy=f"write {'/' + path!r}")
+    return Http(_port(port), path, (status,) if isinstance(status, int) else tuple(status))
+
+
+def log(pattern: str, *, stream: Literal["stdout", "stderr"] | None = None, times: int = 1) -> Log:
+    """Wait until a line of the log matches the regular expression `pattern` (`re.search`)."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SpecError(f"log pattern {pattern!r} is no regular expression: {error}",
+                        remedy="escape literal text with re.escape()") from error
+    if times < 1:
+        raise SpecError(f"log(times={times}) can never be met", remedy="give 1 or more")
+    return Log(pattern, stream, times)
+
+
+def command(*argv: str) -> Command:
+    """Wait until a command in the container exits with 0."""
+    if not argv:
+        raise SpecError("command() needs the program and its arguments", remedy='for example command("pg_isready")')
+    return Command(argv)
+
+
+def healthy() -> Healthy:
+    """Wait until the image's health check succeeds."""
+    return Healthy()
+
+
+def all_of(*conditions: Wait) -> AllOf:
+    """Wait until every condition has held."""
+    return AllOf(_some("all_of", conditions))
+
+
+def any_of(*conditions: Wait) -> AnyOf:
+    """Wait until one of the conditions holds."""
+    return AnyOf(_some("any_of", conditions))
+
+
+def _some(name: str, conditions: tuple[Wait, ...]) -> tuple[Wait, ...]:
+    if not conditions:
+        raise SpecError(f"{name}() was given no conditions", remedy=f"for example {name}(tcp(80), log('ready'))")
+    return conditions
