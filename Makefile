@@ -1,0 +1,36 @@
+# One command for each thing. Every target sets up what it needs first: see .ci/setup.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench docs clean
+
+PYTEST  := .venv/bin/python -m pytest
+PYTEST8 := .venv-pytest8/bin/python -m pytest
+SHOP    := cd docs/examples/shop && ../../../.venv/bin/python -m pytest
+
+help:   ## this list
+	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' Makefile | expand -t 16
+
+demo:   ## set up what is missing, then run the example: a web shop with its own Postgres and Redis for every test
+	@.ci/setup demo
+	$(SHOP) --verbose
+
+test:   ## set up what is missing, then run the project's own tests, the plugin's under pytest 8 too, and the example
+	@.ci/setup test
+	$(PYTEST)
+	$(PYTEST8) tests/plugin
+	$(SHOP)
+
+lint:   ## style, types, import directions, documentation
+	@.ci/setup lint
+	@.ci/lint
+
+bench:  ## measurements, side by side with bubblewrap (and with Docker where it is installed)
+	@.ci/setup bench
+	$(PYTEST) tests/bench -s -p no:randomly
+
+docs:   ## check every example and every link of the documentation
+	@.ci/setup lint
+	@.ci/lint docs
+
+clean:  ## remove virtual environments and caches; the images stay (`sealed rm --all` removes those)
+	rm -rf .venv .venv-pytest8 .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
