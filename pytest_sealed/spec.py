@@ -7,13 +7,22 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, final
 
 from pytest_sealed.errors import SpecError, nearest
+from pytest_sealed.values import (
+    CAPABILITIES,
+    CONVERTERS,
+    LIMITS,
+    check_name,
+    check_target,
+    limit,
+    pairs,
+    parse_signal,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,42 +38,13 @@ __all__ = [
     "Limits",
     "Mount",
     "Tmpfs",
+    "check_name",
     "make_spec",
+    "parse_signal",
     "parse_size",
 ]
 
 H_co = TypeVar("H_co", bound="Container", covariant=True)
-
-MINIMUM_MEMORY = 8 << 20   # bytes; the runtime itself needs a part of it until the command runs
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-CAPABILITIES = {
-    "CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8,
-    "NET_BIND_SERVICE": 10, "SYS_CHROOT": 18, "SETFCAP": 31,
-}
-"""The capabilities that a container may have, all within its own user namespace. See capabilities(7)."""
-
-
-def parse_size(value: int | str, what: str) -> int:
-    """Return a number of bytes from `"64M"`, `"1.5g"`, `"512 KiB"` or an int. Units are powers of 1024, as in Docker.
-
-    Raises:
-        SpecError: no such unit, not a number, or not above zero; names `what`.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise SpecError(f"{what}={value!r} is no size", remedy=f'for example {what}="64M"')
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-        unit = match[2].lower() if match else ""
-        unit = unit[:1] if re.fullmatch(r"[kmgt](i?b)?", unit) else unit
-        if match is None or unit not in _UNITS:
-            raise SpecError(f"{what}={value!r} is no size: the units are b, k, m, g and t (powers of 1024)",
-                            remedy=f'for example {what}="64M"')
-        value = int(float(match[1]) * _UNITS[unit])
-    if value <= 0:
-        raise SpecError(f"{what}={value} must be above zero", remedy=f'leave {what} out for no limit, or give for example "64M"')
-    return value
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +76,7 @@ class Mount:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", os.path.abspath(os.path.expanduser(os.fspath(self.source))))
-        _absolute("mount target", self.target)
+        check_target("mount target", self.target)
         if not os.path.exists(self.source):
             raise SpecError(f"mount source {self.source} does not exist", remedy=f"mkdir -p {self.source}")
 
@@ -114,7 +94,7 @@ class Tmpfs:
     """Owner, as a name or number of the container; None: root."""
 
     def __post_init__(self) -> None:
-        _absolute("tmpfs target", self.target)
+        check_target("tmpfs target", self.target)
         object.__setattr__(self, "size", parse_size(self.size, "tmpfs size"))
 
 
@@ -210,7 +190,7 @@ class ContainerSpec(Generic[H_co]):
     networks: tuple[Network | str, ...] | None = None
     """None: the sandbox's own network; empty: none but loopback."""
     ports: tuple[int, ...] = ()
-    limits: Limits = Limits()  # noqa: RUF009  (frozen)
+    limits: Limits = Limits()
     shm_size: int = 64 << 20
     scratch: Literal["memory", "disk"] | None = None
     scratch_size: int | None = None
@@ -248,23 +228,6 @@ def make_spec(image: str, handle: type[H_co], options: ContainerOptions) -> Cont
     return ContainerSpec(image=image, handle=handle).replace(**options)
 
 
-_SIGNALS = {item.name.removeprefix("SIG").lower(): int(item) for item in signal.Signals}
-
-
-def parse_signal(value: str | int) -> int:
-    """Return the number of a signal from `"SIGINT"`, `"int"`, `"2"` or 2.
-
-    Raises:
-        SpecError: there is no such signal; names the nearest.
-    """
-    text = str(value).strip()
-    number = int(text) if text.isdigit() else _SIGNALS.get(text.lower().removeprefix("sig"), 0)
-    if not 1 <= number <= 64:
-        raise SpecError(f"there is no signal {value!r}{nearest(text.upper(), [f'SIG{n.upper()}' for n in _SIGNALS])}",
-                        remedy='give a name or number of signal(7), for example "SIGINT"')
-    return number
-
-
 def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Turn keywords of `ContainerOptions` into values for the fields of `ContainerSpec`."""
     known = ContainerOptions.__annotations__
@@ -275,14 +238,17 @@ def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]
     changes: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     for key, value in options.items():
-        if key in ("memory", "swap", "cpus", "cpu_shares", "pids"):
-            limits[key] = _limit(key, value)
+        if key in LIMITS:
+            limits[key] = limit(key, value)
+        elif key in ("env", "labels"):
+            changes[key] = tuple(sorted({**dict(getattr(spec, key)), **pairs(key, value)}.items()))
         elif key == "network":
-            changes["networks"] = () if value is None else (value,)
+            changes["networks"] = () if value is None else (CONVERTERS[key](key, value),)
+        elif key in ("mounts", "tmpfs"):
+            changes[key] = _targets(key, value)
         else:
-            changes[key] = _VALUES.get(key, lambda _spec, given: given)(spec, value)
-    if "network" in options and "networks" in options:
-        raise SpecError("both network= and networks= were given", remedy="give one of them")
+            changes[key] = CONVERTERS[key](key, value)
+    _check_together(spec, options, changes)
     if limits:
         changes["limits"] = replace(spec.limits, **limits)
         if changes["limits"].swap is not None and changes["limits"].memory is None:
@@ -290,139 +256,23 @@ def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]
     return changes
 
 
-def _limit(key: str, value: Any) -> Any:
-    if key == "memory":
-        size = parse_size(value, key)
-        if size < MINIMUM_MEMORY:
-            raise SpecError(f"memory={value!r} is less than a container needs to start ({MINIMUM_MEMORY >> 20}M)",
-                            remedy=f'give "{MINIMUM_MEMORY >> 20}M" or more')
-        return size
-    if key == "swap":
-        return 0 if value in (0, "0") else parse_size(value, key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SpecError(f"{key}={value!r} is no number", remedy=f"for example {key}={'0.5' if key == 'cpus' else '512'}")
-    low, high = {"cpus": (0.01, 4096), "cpu_shares": (2, 262144), "pids": (1, 1 << 22)}[key]
-    if not low <= value <= high:
-        raise SpecError(f"{key}={value} is outside {low} to {high}", remedy=f"leave {key} out, or give a number in that range")
-    return float(value) if key == "cpus" else int(value)
+def _targets(key: str, value: Any) -> tuple[Mount | Tmpfs, ...]:
+    example = '[Mount(source="data", target="/data")]' if key == "mounts" else '["/tmp", Tmpfs(target="/run", size="1M")]'
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise SpecError(f"{key}={value!r} is no list", remedy=f"for example {key}={example}")
+    kind = Mount if key == "mounts" else Tmpfs
+    items = [Tmpfs(target=item) if kind is Tmpfs and isinstance(item, str) else item for item in value]
+    for item in items:
+        if not isinstance(item, kind):
+            raise SpecError(f"{key}: {item!r} is no {kind.__name__}", remedy=f"for example {example.strip('[]')}")
+    return tuple(items)
 
 
-def _absolute(what: str, path: str) -> None:
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        raise SpecError(f"{what} {path!r} is no absolute path", remedy="begin it with '/'")
-    if os.path.normpath(path) == "/":
-        raise SpecError(f"{what} {path!r} is the root itself", remedy="name a folder below it")
-
-
-def _words(key: str) -> Callable[[Any, Any], tuple[str, ...]]:
-    def convert(_spec: object, value: Any) -> tuple[str, ...]:
-        if isinstance(value, str) or not all(isinstance(word, str) and "\0" not in word for word in value):
-            raise SpecError(f"{key}={value!r} is no list of strings",
-                            remedy=f'for example {key}=["redis-cli", "ping"]; for a shell line, ["sh", "-c", "…"]')
-        return tuple(value)
-    return convert
-
-
-def _pairs(key: str, add: bool) -> Callable[[Any, Any], tuple[tuple[str, str], ...]]:
-    def convert(spec: Any, value: Any) -> tuple[tuple[str, str], ...]:
-        for name, text in dict(value).items():
-            if not isinstance(name, str) or not isinstance(text, str) or not name or "=" in name or "\0" in name + text:
-                raise SpecError(f"{key}: {name!r}: {text!r} is no pair of strings", remedy=f'for example {key}={{"NAME": "value"}}')
-        return tuple(sorted({**(dict(getattr(spec, key)) if add else {}), **dict(value)}.items()))
-    return convert
-
-
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-
-
-def check_name(what: str, value: Any) -> str:
-    """Return `value` if it can be a name on a network (RFC 1123's letters, and underscores)."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise SpecError(f"{what} {value!r} is no host name",
-                        remedy="use letters, digits, '-', '_' and '.', at most 63, a letter or digit first and last")
-    return value
-
-
-def _ulimits(_spec: object, value: Any) -> tuple[tuple[str, int, int], ...]:
-    known = ("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-             "rttime", "sigpending", "stack")
-    rows = []
-    for name, amount in dict(value).items():
-        if name not in known:
-            raise SpecError(f"there is no ulimit {name!r}{nearest(str(name), known)}", remedy="see getrlimit(2)")
-        soft, hard = amount if isinstance(amount, tuple) else (amount, amount)
-        rows.append((name, int(soft), int(hard)))
-    return tuple(sorted(rows))
-
-
-def _sysctls(_spec: object, value: Any) -> tuple[tuple[str, str], ...]:
-    for name in dict(value):
-        if not re.fullmatch(r"(net|fs\.mqueue)\.[\w./-]+|kernel\.(shm\w+|msg\w+|sem)", str(name)) or ".." in name:
-            raise SpecError(f"sysctl {name!r} is not one of a container's own namespaces",
-                            remedy="net.*, fs.mqueue.*, kernel.shm*, kernel.msg* and kernel.sem can be set")
-    return tuple(sorted((str(name), str(text)) for name, text in dict(value).items()))
-
-
-def _capabilities(_spec: object, value: Any) -> tuple[str, ...]:
-    names = [str(name).upper().removeprefix("CAP_") for name in value]
-    for name in names:
-        if name not in CAPABILITIES:
-            raise SpecError(f"capability {name!r} can't be given to a container{nearest(name, CAPABILITIES)}",
-                            remedy=f"those there are: {', '.join(CAPABILITIES)}")
-    return tuple(sorted(set(names)))
-
-
-def _one_of(key: str, *words: str) -> Callable[[Any, Any], str]:
-    def convert(_spec: object, value: Any) -> str:
-        if value not in words:
-            raise SpecError(f"{key}={value!r} is none of {', '.join(map(repr, words))}", remedy=f"give {words[0]!r} or {words[-1]!r}")
-        return str(value)
-    return convert
-
-
-def _seconds(key: str) -> Callable[[Any, Any], float]:
-    def convert(_spec: object, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise SpecError(f"{key}={value!r} is no number of seconds", remedy=f"for example {key}=5")
-        return float(value)
-    return convert
-
-
-def _path(key: str) -> Callable[[Any, Any], str]:
-    def convert(_spec: object, value: Any) -> str:
-        if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-            raise SpecError(f"{key}={value!r} is no absolute path", remedy="begin it with '/'")
-        return value
-    return convert
-
-
-def _ports(_spec: object, value: Any) -> tuple[int, ...]:
-    from pytest_sealed.waits import tcp
-    return tuple(sorted({tcp(port).port for port in value}))
-
-
-_VALUES: dict[str, Callable[[Any, Any], Any]] = {
-    "command": _words("command"),
-    "entrypoint": _words("entrypoint"),
-    "env": _pairs("env", add=True),
-    "labels": _pairs("labels", add=True),
-    "user": lambda _spec, value: str(value),
-    "workdir": _path("workdir"),
-    "hostname": lambda _spec, value: check_name("hostname", value),
-    "name": lambda _spec, value: check_name("container name", value),
-    "aliases": lambda _spec, value: tuple(check_name("alias", alias) for alias in value),
-    "networks": lambda _spec, value: tuple(value),
-    "ports": _ports,
-    "shm_size": lambda _spec, value: parse_size(value, "shm_size"),
-    "scratch": _one_of("scratch", "memory", "disk"),
-    "scratch_size": lambda _spec, value: parse_size(value, "scratch_size"),
-    "mounts": lambda _spec, value: tuple(value),
-    "tmpfs": lambda _spec, value: tuple(Tmpfs(target=item) if isinstance(item, str) else item for item in value),
-    "stop_signal": lambda _spec, value: parse_signal(value),
-    "stop_timeout": _seconds("stop_timeout"),
-    "wait_timeout": _seconds("wait_timeout"),
-    "ulimits": _ulimits,
-    "sysctls": _sysctls,
-    "capabilities": _capabilities,
-}
-
+def _check_together(spec: ContainerSpec[Any], options: dict[str, Any], changes: dict[str, Any]) -> None:
+    if "network" in options and "networks" in options:
+        raise SpecError("both network= and networks= were given", remedy="give one of them")
+    if "mounts" in changes or "tmpfs" in changes:
+        targets = [os.path.normpath(item.target) for key in ("mounts", "tmpfs") for item in changes.get(key, getattr(spec, key))]
+        twice = next((target for target in targets if targets.count(target) > 1), None)
+        if twice is not None:
+            raise SpecError(f"two mounts at {twice!r}", remedy="give each a target of its own")

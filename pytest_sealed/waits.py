@@ -107,6 +107,7 @@ class AnyOf:
 
 
 Wait = Union[Tcp, Http, Log, Command, Healthy, AllOf, AnyOf]  # noqa: UP007  (evaluated on Python 3.10)
+WAITS = (Tcp, Http, Log, Command, Healthy, AllOf, AnyOf)
 
 
 def tcp(port: int) -> Tcp:
