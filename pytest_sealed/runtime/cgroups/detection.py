@@ -9,7 +9,7 @@ from pytest_sealed.runtime.cgroups.files import read
 from pytest_sealed.runtime.cgroups.hierarchy import CONTROLLERS, LEAF, SYSTEMD_RUN, Hierarchy, Refusal
 from pytest_sealed.runtime.cgroups.mounts import Mount, find_mounts
 
-__all__ = ["delegate_command", "detect"]
+__all__ = ["absent", "delegate_command", "detect"]
 
 _DROP_IN = ("sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu memory pids\\n' | "
             "sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload; then log in anew")
@@ -50,12 +50,17 @@ def _detect_v1(mounts: list[Mount], proc: str, names: list[str]) -> Hierarchy:
     refusals: dict[str, Refusal] = {}
     for name in names:
         mount = next((mount for mount in mounts if mount.version == "v1" and name in mount.controllers), None)
-        found = _absent(name, proc) if mount is None else _base_v1(mount)
+        found = absent(name, proc) if mount is None else _base_v1(mount)
         if isinstance(found, Refusal):
             refusals[name] = found
         else:
             bases[name] = found
-    return Hierarchy("v1", bases, refusals)
+    unified = next((mount for mount in mounts if mount.version == "v2"), None)
+    # A process is moved between v2 cgroups by who may write to their common ancestor: hence no delegated directory here.
+    if unified is None or unified.own is None or _probe(unified.own):
+        return Hierarchy("v1", bases, refusals)
+    refusals.pop("freezer", None)
+    return Hierarchy("hybrid", bases | {"freezer": unified.own}, refusals)
 
 
 def _base_v1(mount: Mount) -> str | Refusal:
@@ -79,7 +84,8 @@ def _base_v1(mount: Mount) -> str | Refusal:
     return refusals[0] if refusals else Refusal(f"pytest's own cgroup isn't visible below {mount.point}", delegate_command())
 
 
-def _absent(name: str, proc: str) -> Refusal:
+def absent(name: str, proc: str) -> Refusal:
+    """Return why the v1 controller `name` is not mounted. See /proc/cgroups in cgroups(7)."""
     for line in (read(f"{proc}/cgroups") or "").splitlines():
         if line.split()[:1] == [name]:
             if line.split()[3:] == ["0"]:

@@ -1,6 +1,13 @@
-"""Freezing: v1's freezer controller; in v2 a core file of every cgroup. And killing, which needs it on v1."""
+"""Freezing and killing a whole cgroup: v1's freezer controller; in v2 core files of every cgroup.
+
+They matter for the end of a session: what v1 has frozen ignores even SIGKILL, and keeps its PID namespace
+from ending, until somebody thaws it. v2 kills what it has frozen. So a hybrid host uses v2's files.
+"""
 
 from __future__ import annotations
+
+import os
+import signal
 
 from pytest_sealed.runtime.cgroups.controller import Controller
 from pytest_sealed.runtime.cgroups.files import read, read_flat, write
@@ -27,9 +34,13 @@ class Freezer(Controller):
         """Return whether all have stopped."""
         raise NotImplementedError
 
+    def kill(self, directory: str) -> None:
+        """Send SIGKILL to every process in the cgroup, those that are being forked too, and thaw it."""
+        raise NotImplementedError
+
 
 class FreezerV1(Freezer):
-    """freezer.state. A frozen process ignores even SIGKILL until it is thawed."""
+    """freezer.state. See the kernel's admin-guide/cgroup-v1/freezer-subsystem.rst."""
 
     __slots__ = ()
 
@@ -45,9 +56,22 @@ class FreezerV1(Freezer):
         """See `Freezer.frozen`."""
         return (read(f"{directory}/freezer.state") or "").strip() == "FROZEN"
 
+    def kill(self, directory: str) -> None:
+        """See `Freezer.kill`. Only processes that the caller's PID namespace knows, and whose owner it may signal."""
+        self.freeze(directory)   # nobody forks, and no pid is used anew, between the list and the signals
+        try:
+            # A process of another PID namespace is listed as 0, which kill(2) would take for the caller's own group.
+            for pid in filter(None, map(int, (read(f"{directory}/cgroup.procs") or "").split())):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    continue
+        finally:
+            self.thaw(directory)
+
 
 class FreezerV2(Freezer):
-    """cgroup.freeze and cgroup.events."""
+    """cgroup.freeze, cgroup.events and cgroup.kill (Linux 5.14)."""
 
     __slots__ = ()
 
@@ -64,3 +88,8 @@ class FreezerV2(Freezer):
     def frozen(self, directory: str) -> bool:
         """See `Freezer.frozen`."""
         return read_flat(f"{directory}/cgroup.events").get("frozen") == 1
+
+    def kill(self, directory: str) -> None:
+        """See `Freezer.kill`. It needs no names and no right to signal: writing the file is right enough."""
+        write(f"{directory}/cgroup.kill", "1")
+        self.thaw(directory)

@@ -182,6 +182,11 @@ class Group:
         freezer, directory = self._freezer()
         freezer.thaw(directory)
 
+    def kill(self) -> None:
+        """Send SIGKILL to every process in it, and thaw it; they have not ended yet when this returns."""
+        freezer, directory = self._freezer()
+        freezer.kill(directory)
+
     def _freezer(self) -> tuple[Freezer, str]:
         self.hierarchy.require("freezer", "pausing")
         return next(controller for controller in self.controllers if isinstance(controller, Freezer)), self.directories["freezer"]
@@ -201,9 +206,18 @@ class Group:
 
 
 def remove_session(hierarchy: Hierarchy, session: str) -> bool:
-    """Remove every cgroup of `session`; False if a process still sits in one."""
-    name = _session_name(session)
-    return _remove_all([f"{base}/{name}" for base in dict.fromkeys(hierarchy.bases.values())])
+    """Remove every cgroup of `session`, after killing what still runs in one; False if it hasn't ended yet: try later.
+
+    For the end of a session, whatever its supervisor's: a container that v1 froze survives even SIGKILL until this.
+    """
+    tops = [f"{base}/{_session_name(session)}" for base in dict.fromkeys(hierarchy.bases.values())]
+    if _remove_all(tops):
+        return True
+    freezer = next(controller for controller in hierarchy.controllers if isinstance(controller, Freezer))
+    top = f"{hierarchy.bases.get('freezer', '')}/{_session_name(session)}"
+    for name in children(top):
+        freezer.kill(f"{top}/{name}")
+    return _remove_all(tops)
 
 
 def leftovers(hierarchy: Hierarchy) -> list[str]:

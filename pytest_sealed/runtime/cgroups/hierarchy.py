@@ -23,9 +23,11 @@ __all__ = ["CONTROLLERS", "LEAF", "SYSTEMD_RUN", "Hierarchy", "Refusal", "enable
 
 CONTROLLERS: dict[str, tuple[Controller, ...]] = {
     "v1": (MemoryV1(), CpuV1(), CpuacctV1(), Pids(), FreezerV1()),
+    "hybrid": (MemoryV1(), CpuV1(), CpuacctV1(), Pids(), FreezerV2()),
     "v2": (MemoryV2(), CpuV2(), CpuacctV2(), Pids(), FreezerV2()),
     "none": (MemoryV2(), CpuV2(), CpuacctV2(), Pids(), FreezerV2()),
 }
+"""Kind of host → its controllers. Hybrid: v1's, and a v2 tree without controllers beside them."""
 
 LEAF = "sealed.leaf"
 """The v2 cgroup that pytest moves to. Not `sealed-…`: those are sessions."""
@@ -52,12 +54,12 @@ class Refusal:
 class Hierarchy:
     """The version of the host's cgroups, and per controller the directory to work in or the refusal."""
 
-    __slots__ = ("bases", "needs_leaf", "refusals", "version")
+    __slots__ = ("bases", "kind", "needs_leaf", "refusals")
 
-    def __init__(self, version: str, bases: Mapping[str, str], refusals: Mapping[str, Refusal], *,
+    def __init__(self, kind: str, bases: Mapping[str, str], refusals: Mapping[str, Refusal], *,
                  needs_leaf: bool = False) -> None:
-        self.version = version
-        """`v1` (hybrid too), `v2` or `none`."""
+        self.kind = kind
+        """`v1`, `hybrid`, `v2` or `none`."""
         self.bases = dict(bases)
         """Controller → the directory in which this account makes cgroups."""
         self.refusals = dict(refusals)
@@ -65,19 +67,25 @@ class Hierarchy:
         """v2: `enter_leaf` must be called before controllers can be enabled."""
 
     @property
+    def version(self) -> str:
+        """The interface of the limits: `v1`, `v2` or `none`."""
+        return "v1" if self.kind == "hybrid" else self.kind
+
+    @property
     def controllers(self) -> tuple[Controller, ...]:
-        """All controllers of this version, usable or not."""
-        return CONTROLLERS[self.version]
+        """All controllers of this kind of host, usable or not."""
+        return CONTROLLERS[self.kind]
 
     def to_enable(self) -> list[str]:
         """Return the usable controllers that v2 has to be told to hand on."""
         return [controller.name for controller in self.controllers if controller.name in self.bases and not controller.core]
 
     def describe(self) -> str:
-        """Return one line for a header, such as `cgroup v1: memory, cpu, cpuacct, pids, freezer`."""
+        """Return one line for a header, such as `cgroup v1 (hybrid): memory, cpu, cpuacct, pids, freezer`."""
         if self.version == "none":
             return "no cgroups"
-        return f"cgroup {self.version}: {', '.join(self.bases) or 'no controller that this account may use'}"
+        kind = "v1 (hybrid)" if self.kind == "hybrid" else self.kind
+        return f"cgroup {kind}: {', '.join(self.bases) or 'no controller that this account may use'}"
 
     def require(self, controller: str, what: str) -> str:
         """Return the base directory of `controller`.
@@ -122,7 +130,7 @@ class Hierarchy:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         return {
-            "version": self.version,
+            "kind": self.kind,
             "bases": self.bases,
             "refusals": {name: [refusal.reason, refusal.remedy] for name, refusal in self.refusals.items()},
             "needs_leaf": self.needs_leaf,
@@ -132,7 +140,7 @@ class Hierarchy:
     def from_json(cls, value: Mapping[str, Any]) -> Hierarchy:
         """Return what `to_json` was called on."""
         refusals = {name: Refusal(*pair) for name, pair in value["refusals"].items()}
-        return cls(value["version"], value["bases"], refusals, needs_leaf=value["needs_leaf"])
+        return cls(value["kind"], value["bases"], refusals, needs_leaf=value["needs_leaf"])
 
 
 def enable(directory: str, controllers: Iterable[str]) -> None:
