@@ -1,0 +1,64 @@
+"""Runs inside U0: unpacks one layer from a tar into a folder of the store. See `launch.run_inside`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from typing import Any
+
+from pytest_sealed.errors import ImageError, StoreError
+from pytest_sealed.images.archive import Caps, read_archive
+from pytest_sealed.images.tree import Tree
+from pytest_sealed.linux.files import syncfs
+
+__all__ = ["main"]
+
+
+def main(payload: dict[str, Any]) -> dict[str, Any]:
+    """Fill `target`, a folder that isn't there yet, from the tar in the first fd.
+
+    Payload: target, lowers (topmost first), diff_id, and perhaps most_entries and most_bytes.
+
+    Raises:
+        ImageError: the archive is wrong, see `archive`; `target` is removed.
+        StoreError: the store's file system is full.
+    """
+    target, ids = payload["target"], payload["ids"]
+    single = ids["mode"] == "single"
+    caps = Caps(entries=payload.get("most_entries", 1_000_000), size=payload.get("most_bytes", 32 << 30))
+    os.mkdir(target, 0o755)
+    os.chmod(target, 0o755)
+    if not single:
+        os.chown(target, 1, 1)
+    lowers = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in payload["lowers"]]
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        tree = Tree(root, lowers, None if single else 1)
+        count = 0
+        highest = 65535 if single else ids["count"] - 1
+        for entry in read_archive(payload["fds"][0], highest_id=highest, diff_id=payload["diff_id"], caps=caps):
+            tree.add(entry)
+            count += 1
+        tree.close()
+        syncfs(root)   # a rename after this never shows files that a power loss has emptied
+    except BaseException as error:
+        remove(target)
+        if isinstance(error, OSError):
+            raise _explained(error, target) from error
+        raise
+    return {"entries": count}
+
+
+def remove(path: str) -> None:
+    """Remove a tree of any depth and any owner."""
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
+
+
+def _explained(error: OSError, target: str) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"the store's file system is full ({os.path.dirname(target)})",
+                          remedy="`sealed images` and `sealed rm NAME` free space; or set SEALED_STORE to another folder")
+    if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+        return ImageError(f"the store's file system can't hold an entry: {error}", remedy="set SEALED_STORE to a folder on ext4, xfs or btrfs")
+    return error

@@ -1,0 +1,141 @@
+"""Resolves and fetches Debian packages by the host's apt, with a state directory of our own and no privileges."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from filelock import FileLock
+
+from pytest_sealed.errors import ImageError, nearest
+from pytest_sealed.images.apt_sources import acquire_options, sources_for
+
+__all__ = ["Apt", "Package"]
+
+_FRESH = 24 * 3600   # seconds for which package lists count as current
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A package and the file that holds it."""
+
+    name: str
+    version: str
+    architecture: str
+    file: str
+    """Absolute path of the .deb."""
+
+
+@final
+class Apt:
+    """A Debian release as this host's apt sees it; package lists and .debs are kept in `root`."""
+
+    def __init__(self, root: str, suite: str, say: Callable[[str], None] = lambda _text: None) -> None:
+        self.suite, self.say = suite, say
+        try:
+            self.architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ImageError("building from Debian packages needs apt and dpkg on this host",
+                             remedy="build on a Debian or Ubuntu machine") from error
+        self.root = os.path.join(root, f"{suite}-{self.architecture}")
+        self.archives = os.path.join(self.root, "archives")
+
+    def fetch(self, packages: tuple[str, ...], omit: tuple[str, ...] = ()) -> list[Package]:
+        """Return `packages` and all that they depend on, downloaded. Recommends are left out.
+
+        Raises:
+            ImageError: an unknown package (names the nearest), no answer from the mirror, or unmet dependencies.
+        """
+        os.makedirs(self.root, exist_ok=True)
+        with FileLock(f"{self.root}/lock"):
+            self._configure(omit)
+            self._update(force=False)
+            try:
+                return self._download(packages)
+            except ImageError:
+                if time.time() - os.path.getmtime(f"{self.root}/updated") < 60:
+                    raise
+                self._update(force=True)   # the mirror may have replaced a version since
+                return self._download(packages)
+
+    def _configure(self, omit: tuple[str, ...]) -> None:
+        for folder in ("etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "lists/partial", "archives/partial"):
+            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+        settings = {
+            "Dir": "/", "Dir::Etc": f"{self.root}/etc", "Dir::Etc::parts": "apt.conf.d", "Dir::Etc::sourceparts": "sources.list.d",
+            "Dir::Etc::trusted": "/etc/apt/trusted.gpg", "Dir::Etc::trustedparts": "/etc/apt/trusted.gpg.d",
+            "Dir::State": self.root, "Dir::State::lists": f"{self.root}/lists", "Dir::State::status": f"{self.root}/status",
+            "Dir::State::extended_states": f"{self.root}/extended_states",
+            "Dir::Cache": self.root, "Dir::Cache::archives": self.archives, "Dir::Log": self.root,
+            "APT::Architecture": self.architecture, "APT::Architectures": self.architecture,
+            "APT::Sandbox::User": "root",   # don't change to _apt, who can't read this folder
+            "APT::Install-Recommends": "false", "APT::Get::Assume-Yes": "true", "Acquire::Languages": "none", "Acquire::Retries": "3",
+            "Quiet::NoUpdate": "true", "Debug::NoLocking": "true",
+        }
+        self._write("apt.conf", "".join(f'{key} "{value}";\n' for key, value in settings.items()) + acquire_options())
+        self._write("etc/sources.list.d/debian.sources", sources_for(self.suite))
+        self._write("status", "".join(
+            f"Package: {name}\nStatus: install ok installed\nArchitecture: {self.architecture}\nMulti-Arch: allowed\n"
+            f"Version: 9999:0\nMaintainer: omitted <omitted@localhost>\nDescription: omitted\n\n" for name in omit))
+
+    def _write(self, name: str, text: str) -> None:
+        with open(f"{self.root}/{name}", "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def _run(self, *argv: str) -> str:
+        environment = {**os.environ, "APT_CONFIG": f"{self.root}/apt.conf", "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+        result = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL)
+        if result.returncode:
+            raise ImageError(self._explain(argv, result.stdout, result.stderr), remedy=(
+                "check the recipe's packages, this host's apt sources and its network; SEALED_DEBIAN_MIRROR names another mirror"))
+        return result.stdout
+
+    def _explain(self, argv: tuple[str, ...], out: str, err: str) -> str:
+        missing = re.search(r"Unable to locate package (\S+)|Package '?(\S+?)'? has no installation candidate", err)
+        if missing:
+            name = missing[1] or missing[2]
+            names = subprocess.run(["apt-cache", "pkgnames", name[:3]], capture_output=True, text=True, check=False,
+                                   env={**os.environ, "APT_CONFIG": f"{self.root}/apt.conf"}).stdout.split()
+            return f"Debian {self.suite} has no package {name!r}{nearest(name, names)}"
+        unmet = re.findall(r"(?m)^ \S+ : .*$", out)
+        reasons = [line.strip() for line in unmet] or [line for line in err.splitlines() if line.startswith("E:")] or err.splitlines()[-3:]
+        return f"`{' '.join(argv[:2])}` for Debian {self.suite} failed: {'; '.join(reasons[:4])}"
+
+    def _update(self, force: bool) -> None:
+        stamp = f"{self.root}/updated"
+        wanted = sources_for(self.suite)
+        if not force and os.path.exists(stamp) and time.time() - os.path.getmtime(stamp) < _FRESH:
+            with open(stamp, encoding="utf-8") as file:
+                if file.read() == wanted:
+                    return
+        self.say(f"fetching the package lists of Debian {self.suite}")
+        try:
+            self._run("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")
+        except ImageError:
+            if force or not os.path.exists(stamp):
+                raise
+            self.say("the mirror did not answer; going on with the package lists of before")
+            return
+        self._write("updated", wanted)
+
+    def _download(self, packages: tuple[str, ...]) -> list[Package]:
+        plan = self._run("apt-get", "install", "--simulate", "-q", "usr-is-merged", *packages)
+        found = re.findall(r"(?m)^Inst (\S+) (?:\[\S+\] )?\((\S+) .*\[(\w+)\]\)", plan)
+        result = [
+            Package(name=name, version=version, architecture=arch, file=f"{self.archives}/{name.split(':')[0]}_{version.replace(':', '%3a')}_{arch}.deb")
+            for name, version, arch in found
+        ]
+        missing = [package for package in result if not os.path.exists(package.file)]
+        if missing:
+            self.say(f"fetching {len(missing)} of {len(result)} packages")
+            self._run("apt-get", "install", "--download-only", "-q", "usr-is-merged", *packages)
+            for package in missing:
+                if not os.path.exists(package.file):
+                    raise ImageError(f"apt fetched {package.name} {package.version}, but {package.file} isn't there")
+        return sorted(result, key=lambda package: package.name)

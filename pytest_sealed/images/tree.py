@@ -1,0 +1,354 @@
+"""Fills one layer's folder, beneath a descriptor and without any mount, as overlayfs expects it of a lower.
+
+Whiteouts are character devices 0:0, or extended attributes where those can't be made (a store that lies
+on overlayfs). The layers below are looked at for the modes of folders that the archive doesn't mention, for
+the targets of hard links, and for symbolic links in the way. See docs/decisions/0011-one-applier.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from pytest_sealed.errors import ImageError
+from pytest_sealed.images.archive import Entry, is_whiteout
+from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+
+__all__ = ["Tree"]
+
+_SAFE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+_OPAQUE = "user.overlay.opaque"
+_HIDDEN = "user.overlay.whiteout"
+
+
+class Tree:
+    """A layer being filled.
+
+    Args:
+        root: fd of the layer's folder.
+        lowers: fds of the layers below, the topmost first.
+        shift: what is added to a container's id to get this namespace's; None: one id only, owners are lost.
+    """
+
+    def __init__(self, root: int, lowers: list[int], shift: int | None) -> None:
+        self._root, self._lowers, self._shift = root, lowers, shift
+        self._folder: tuple[str, int] | None = None   # the last parent folder, kept open
+        self._mtimes: dict[str, float] = {}
+        self._implicit_root = True
+
+    def close(self) -> None:
+        """Set the folders' times, which filling them has changed, and close."""
+        if self._implicit_root and self._lowers:
+            self._attributes(self._root, os.fstat(self._lowers[0]))
+        self._forget()
+        for path, mtime in reversed(self._mtimes.items()):
+            try:
+                fd = openat2(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY, resolve=_SAFE)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue   # replaced later in the archive
+                raise
+            os.utime(fd, (mtime, mtime))
+            os.close(fd)
+
+    def add(self, entry: Entry) -> None:
+        """Carry out one entry.
+
+        Raises:
+            ImageError: a symbolic link or a file stands where the path has a folder, or a hard link has no target.
+        """
+        if entry.kind == "opaque":
+            self._make_opaque(entry.path)
+            return
+        if not entry.path:
+            self._implicit_root = False
+            self._settle(self._root, entry)
+            self._mtimes[""] = entry.mtime
+            return
+        folder, _, name = entry.path.rpartition("/")
+        parent = self._parent(folder)
+        getattr(self, f"_add_{entry.kind}")(parent, name, entry)
+
+    # one method for each kind of entry
+
+    def _add_dir(self, parent: int, name: str, entry: Entry) -> None:
+        self._make_folder(parent, name, entry.path)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            self._settle(fd, entry)
+        finally:
+            os.close(fd)
+        self._mtimes[entry.path] = entry.mtime
+
+    def _make_folder(self, parent: int, name: str, path: str) -> None:
+        before = self._lstat(parent, name)
+        if before is not None and stat.S_ISDIR(before.st_mode):
+            return
+        if before is not None:
+            os.unlink(name, dir_fd=parent)
+        os.mkdir(name, 0o700, dir_fd=parent)
+        if before is not None and self._visible_below(path) is not None:
+            self._set_opaque(parent, name)   # this layer replaced or hid what lies below
+
+    def _add_file(self, parent: int, name: str, entry: Entry) -> None:
+        self._clear(parent, name)
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+        try:
+            for chunk in entry.chunks():
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view):]
+            self._settle(fd, entry)
+            os.utime(fd, (entry.mtime, entry.mtime))
+        finally:
+            os.close(fd)
+
+    def _add_symlink(self, parent: int, name: str, entry: Entry) -> None:
+        self._clear(parent, name)
+        os.symlink(entry.info.linkname, name, dir_fd=parent)
+        self._settle_path(parent, name, entry, chmod=False)
+
+    def _add_fifo(self, parent: int, name: str, entry: Entry) -> None:
+        self._clear(parent, name)
+        os.mkfifo(name, 0o600, dir_fd=parent)
+        self._settle_path(parent, name, entry, chmod=True)
+
+    def _add_link(self, parent: int, name: str, entry: Entry) -> None:
+        target = entry.info.linkname
+        if target == entry.path:
+            raise ImageError(f"{entry.path!r} is a hard link to itself")
+        folder, _, last = target.rpartition("/")
+        there = -1
+        try:
+            there = openat2(self._root, folder or ".", os.O_PATH | os.O_DIRECTORY, resolve=_SAFE)
+            found = self._lstat(there, last)
+        except OSError as error:
+            found = None
+            if error.errno == errno.ELOOP:
+                raise ImageError(f"the hard link {entry.path!r} leads to {target!r} through a symbolic link") from error
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+        try:
+            if found is None:
+                if there >= 0:
+                    os.close(there)
+                self._copy_up(target, entry.path)
+                there = os.dup(self._parent(folder))
+                parent = self._parent(entry.path.rpartition("/")[0])   # the copy may have closed it
+            elif stat.S_ISDIR(found.st_mode) or is_whiteout(found):
+                raise ImageError(f"the hard link {entry.path!r} leads to {target!r}, which is no file")
+            self._clear(parent, name)
+            os.link(last, name, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            if there >= 0:
+                os.close(there)
+
+    def _add_whiteout(self, parent: int, name: str, entry: Entry) -> None:
+        mine = self._lstat(parent, name)
+        below = self._visible_below(entry.path)
+        if below is None or (mine is not None and is_whiteout(mine)):
+            return   # nothing to hide
+        if mine is not None:   # a layer's whiteouts spare what the same layer wrote
+            if stat.S_ISDIR(mine.st_mode):
+                self._set_opaque(parent, name)
+            return
+        try:
+            os.mknod(name, stat.S_IFCHR | 0o600, 0, dir_fd=parent)
+        except PermissionError:
+            self._hide_by_attribute(parent, name)
+
+    def _hide_by_attribute(self, parent: int, name: str) -> None:
+        """Hide `name` by the attributes that overlayfs knows since Linux 6.7: a store on overlayfs takes no whiteout devices."""
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
+        try:
+            os.setxattr(fd, _HIDDEN, b"y")
+            os.setxattr(f"/proc/self/fd/{parent}", _OPAQUE, b"x", 0)
+        except OSError as error:
+            raise ImageError(f"the store's file system can't hold a removal ({error.strerror})",
+                             remedy="set SEALED_STORE to a folder on ext4, xfs, btrfs or tmpfs") from error
+        finally:
+            os.close(fd)
+
+    # folders
+
+    def _parent(self, path: str) -> int:
+        """Return an fd of the folder `path`, made like the one below where it isn't there yet. Kept until the next call."""
+        if self._folder is not None and self._folder[0] == path:
+            return self._folder[1]
+        self._forget()
+        try:
+            fd = openat2(self._root, path or ".", os.O_PATH | os.O_DIRECTORY, resolve=_SAFE)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise ImageError(f"a part of {path!r} is no folder but a symbolic link or a file") from error
+            if error.errno != errno.ENOENT:
+                raise
+            folder, _, name = path.rpartition("/")
+            above = os.dup(self._parent(folder))
+            try:
+                self._implicit(above, name, path)
+                fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+            finally:
+                os.close(above)
+            self._forget()
+        self._folder = (path, fd)
+        return fd
+
+    def _forget(self) -> None:
+        if self._folder is not None:
+            os.close(self._folder[1])
+            self._folder = None
+
+    def _implicit(self, above: int, name: str, path: str) -> None:
+        """Make a folder that the archive doesn't mention, as it is in the layers below."""
+        below = self._visible_below(path)
+        if below is not None and not stat.S_ISDIR(below.st_mode):
+            raise ImageError(f"{path!r} is no folder in the layers below, but a symbolic link or a file")
+        os.mkdir(name, 0o700, dir_fd=above)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        try:
+            if below is not None:
+                self._attributes(fd, below)
+            else:
+                self._owner(fd, 0, 0)
+                os.fchmod(fd, 0o755)
+        finally:
+            os.close(fd)
+        if below is not None:
+            self._mtimes.setdefault(path, below.st_mtime)
+
+    def _attributes(self, fd: int, like: os.stat_result) -> None:
+        if self._shift is not None:
+            os.fchown(fd, like.st_uid, like.st_gid)
+        os.fchmod(fd, stat.S_IMODE(like.st_mode))
+
+    def _make_opaque(self, path: str) -> None:
+        self._forget()
+        if not path:
+            os.setxattr(self._root, _OPAQUE, b"y")
+            return
+        folder, _, name = path.rpartition("/")
+        parent = self._parent(folder)
+        if self._lstat(parent, name) is None:
+            self._implicit(parent, name, path)
+        self._set_opaque(parent, name)
+
+    def _set_opaque(self, parent: int, name: str) -> None:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.setxattr(fd, _OPAQUE, b"y")
+        finally:
+            os.close(fd)
+
+    # what is there
+
+    def _lstat(self, parent: int, name: str) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def _clear(self, parent: int, name: str) -> None:
+        """Make room for an entry whose path an earlier one of the same layer had taken."""
+        before = self._lstat(parent, name)
+        if before is None:
+            return
+        if not stat.S_ISDIR(before.st_mode):
+            os.unlink(name, dir_fd=parent)
+            return
+        try:
+            os.rmdir(name, dir_fd=parent)
+        except OSError as error:
+            raise ImageError(f"a file replaces the folder {name!r}, which the same archive has filled") from error
+
+    def _visible_below(self, path: str) -> os.stat_result | None:
+        """Return what a container of the layers below alone would see at `path`; None: nothing."""
+        return visible(self._lowers, path)[1]
+
+    def _copy_up(self, path: str, link: str) -> None:
+        fd, status = visible(self._lowers, path, keep=True)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"the hard link {link!r} leads to {path!r}, which " + ("isn't there" if status is None else "is no file"))
+        folder, _, name = path.rpartition("/")
+        parent = self._parent(folder)
+        source = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
+        try:
+            while os.copy_file_range(source, target, 1 << 30):
+                pass
+            self._attributes(target, status)
+            os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        finally:
+            for number in (fd, source, target):
+                os.close(number)
+
+    # owners and modes
+
+    def _owner(self, fd: int, uid: int, gid: int) -> None:
+        if self._shift is not None:
+            os.fchown(fd, uid + self._shift, gid + self._shift)
+
+    def _settle(self, fd: int, entry: Entry) -> None:
+        self._owner(fd, entry.uid, entry.gid)   # before the mode: chown clears setuid
+        os.fchmod(fd, entry.mode)
+        for key, value in entry.xattrs.items():
+            os.setxattr(fd, key, value.encode("utf-8", "surrogateescape"))
+
+    def _settle_path(self, parent: int, name: str, entry: Entry, *, chmod: bool) -> None:
+        if self._shift is not None:
+            os.chown(name, entry.uid + self._shift, entry.gid + self._shift, dir_fd=parent, follow_symlinks=False)
+        if chmod:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        os.utime(name, (entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+
+
+def visible(lowers: list[int], path: str, *, keep: bool = False) -> tuple[int, os.stat_result | None]:
+    """Return (fd or -1, status) of what an overlay of `lowers`, topmost first, shows at `path`. Follows no link."""
+    folders, found = [os.dup(fd) for fd in lowers], -1
+    status: os.stat_result | None = None
+    try:
+        for index, name in enumerate(parts := path.split("/")):
+            nexts, status = _step_down(folders, name)
+            for fd in folders:
+                os.close(fd)
+            folders = nexts
+            if status is None or (index < len(parts) - 1 and not stat.S_ISDIR(status.st_mode)):
+                return -1, (status if status is not None and stat.S_ISLNK(status.st_mode) and index == len(parts) - 1 else None)
+        if keep:
+            found = os.dup(folders[0])
+        return found, status
+    finally:
+        for fd in folders:
+            os.close(fd)
+
+
+def _step_down(folders: list[int], name: str) -> tuple[list[int], os.stat_result | None]:
+    """Look `name` up in merged folders: return the fds of what is there, topmost first, and its status."""
+    found: list[int] = []
+    first: os.stat_result | None = None
+    for folder in folders:
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+        except FileNotFoundError:
+            continue
+        status = os.fstat(fd)
+        if is_whiteout(status) or (found and not stat.S_ISDIR(status.st_mode)) or _hidden(fd, status):
+            os.close(fd)
+            break
+        found.append(fd)
+        first = first or status
+        if not stat.S_ISDIR(status.st_mode) or _xattr(fd, _OPAQUE) == b"y":
+            break
+    return found, first
+
+
+def _hidden(fd: int, status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0 and bool(_xattr(fd, _HIDDEN))
+
+
+def _xattr(fd: int, name: str) -> bytes:
+    try:
+        return os.getxattr(f"/proc/self/fd/{fd}", name)   # an O_PATH fd has no attributes of its own
+    except OSError:
+        return b""
