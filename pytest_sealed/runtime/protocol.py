@@ -12,7 +12,11 @@ import array
 import json
 import os
 import socket
-from typing import Any
+import stat
+
+TYPE_CHECKING = False   # not imported: the supervisor starts without `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Channel", "ProtocolError", "pair"]
 
@@ -90,10 +94,12 @@ class Channel:
         if packet == b"M" and fds:
             memory = fds.pop(0)
             try:
-                size = os.fstat(memory).st_size
-                if size > _LARGEST:
-                    raise ProtocolError(f"a message of {size} bytes; at most {_LARGEST} are taken")
-                data = os.pread(memory, size, 0)
+                found = os.fstat(memory)
+                if not stat.S_ISREG(found.st_mode):
+                    raise ProtocolError("a large message that is in no memory file")
+                if found.st_size > _LARGEST:
+                    raise ProtocolError(f"a message of {found.st_size} bytes; at most {_LARGEST} are taken")
+                data = os.pread(memory, found.st_size, 0)
             finally:
                 os.close(memory)
         elif packet[:1] == b"J":
