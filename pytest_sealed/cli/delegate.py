@@ -13,9 +13,11 @@ from pytest_sealed.runtime.cgroups.delegation import delegate, require_v1, undel
 from pytest_sealed.runtime.cgroups.detection import delegate_command
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["add_parser", "run"]
+__all__ = ["account_for", "add_parser", "run"]
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace, *, root: str = "/sys/fs/cgroup", proc: str = "
         if os.geteuid() != 0:
             options = (f" --user {args.user}" if args.user else "") + (" --undo" if args.undo else "")
             raise HostUnsupported("only root can give cgroups to an account", remedy=delegate_command() + options)
-        account = _account(args.user, os.environ)
+        account = account_for(args.user, os.environ)
         lines = (undelegate(account.pw_uid, root=root, proc=proc) if args.undo
                  else delegate(account.pw_uid, account.pw_gid, root=root, proc=proc))
         for line in lines:
@@ -49,7 +51,8 @@ def run(args: argparse.Namespace, *, root: str = "/sys/fs/cgroup", proc: str = "
     return 0
 
 
-def _account(user: str | None, environ: os._Environ[str] | dict[str, str]) -> pwd.struct_passwd:
+def account_for(user: str | None, environ: Mapping[str, str]) -> pwd.struct_passwd:
+    """Return the account named by `user` or, without one, by sudo. Raises `SpecError`."""
     given = user or environ.get("SUDO_UID", "")
     if not given:
         raise SpecError("which account? sudo didn't say", remedy="sealed delegate --user NAME")

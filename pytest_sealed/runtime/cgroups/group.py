@@ -59,14 +59,18 @@ class Group:
         made: list[str] = []
         try:
             group._make(made)
-            for controller in group.controllers:
-                for setting in controller.settings(limits):
-                    group._apply(controller, setting)
+            group.write_limits(limits)
         except BaseException:
             for directory in reversed(made):
                 os.rmdir(directory)
             raise
         return group
+
+    def write_limits(self, limits: LimitValues) -> None:
+        """Write `limits` into the new cgroup. Raises `LimitUnavailable` where the kernel doesn't take one."""
+        for controller in self.controllers:
+            for setting in controller.settings(limits):
+                self._apply(controller, setting)
 
     def _make(self, made: list[str]) -> None:
         for directory in self._distinct():
