@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False   # not imported: the supervisor starts without `typing`
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container, ExecResult, Stats, image
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_sealed.network import Network
     from pytest_sealed.plugin.fixtures import container_fixture, network_fixture
     from pytest_sealed.sandbox import Sandbox
-    from pytest_sealed.spec import ContainerOptions, ContainerSpec, Limits, Mount, Tmpfs, make_spec
+    from pytest_sealed.spec import ContainerChanges, ContainerOptions, ContainerSpec, Limits, Mount, Tmpfs, make_spec
     from pytest_sealed.waits import all_of, any_of, command, healthy, http, log, tcp
 
 _HOMES = {
@@ -38,13 +38,14 @@ _HOMES = {
     "network": ("Network",),
     "plugin.fixtures": ("container_fixture", "network_fixture"),
     "sandbox": ("Sandbox",),
-    "spec": ("ContainerOptions", "ContainerSpec", "Limits", "Mount", "Tmpfs", "make_spec"),
+    "spec": ("ContainerChanges", "ContainerOptions", "ContainerSpec", "Limits", "Mount", "Tmpfs", "make_spec"),
     "waits": ("all_of", "any_of", "command", "healthy", "http", "log", "tcp"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Container",
+    "ContainerChanges",
     "ContainerExited",
     "ContainerFailed",
     "ContainerNotStarted",
@@ -87,6 +88,7 @@ def __getattr__(name: str) -> object:
     module = _HOME.get(name)
     if module is None:
         raise AttributeError(f"module 'pytest_sealed' has no attribute {name!r}")
+    from importlib import import_module
     value = getattr(import_module(f"pytest_sealed.{module}"), name)
     globals()[name] = value
     return value

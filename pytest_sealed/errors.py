@@ -7,9 +7,7 @@ Three families under one root, so that a reader knows at once where to look: the
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False   # not imported: the supervisor starts without `typing`
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -111,5 +109,6 @@ class InternalError(SealedError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the known word nearest to `word`, else an empty string."""
+    from difflib import get_close_matches
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""

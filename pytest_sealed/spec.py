@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAPABILITIES",
+    "ContainerChanges",
     "ContainerOptions",
     "ContainerSpec",
     "Limits",
@@ -98,11 +99,9 @@ class Tmpfs:
         object.__setattr__(self, "size", parse_size(self.size, "tmpfs size"))
 
 
-class ContainerOptions(TypedDict, total=False):
+class ContainerChanges(TypedDict, total=False):
     """The keywords that `image`, every service, `Sandbox.run` and the `sealed` marker share."""
 
-    command: Sequence[str]
-    """Instead of the image's command; follows the entrypoint."""
     entrypoint: Sequence[str]
     """Instead of the image's entrypoint; `[]` for none."""
     env: Mapping[str, str]
@@ -154,6 +153,13 @@ class ContainerOptions(TypedDict, total=False):
     """Seconds; 60 by default."""
     setup: Callable[[Any], object]
     """Called with the handle once the container is ready, before the test sees it."""
+
+
+class ContainerOptions(ContainerChanges, total=False):
+    """All keywords of a spec: those of `ContainerChanges`, and the command, which `Sandbox.run` takes by position."""
+
+    command: Sequence[str]
+    """Instead of the image's command; follows the entrypoint."""
 
 
 class _Unset:
@@ -230,7 +236,7 @@ def make_spec(image: str, handle: type[H_co], options: ContainerOptions) -> Cont
 
 def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Turn keywords of `ContainerOptions` into values for the fields of `ContainerSpec`."""
-    known = ContainerOptions.__annotations__
+    known = {**ContainerChanges.__annotations__, **ContainerOptions.__annotations__}
     for key in options:
         if key not in known:
             raise SpecError(f"there is no container option {key!r}{nearest(key, known)}",

@@ -14,11 +14,14 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import socket  # noqa: E402
-from typing import Any  # noqa: E402
 
 from pytest_sealed.linux import mounts, namespaces, process  # noqa: E402
 from pytest_sealed.runtime.idmap import IdMap  # noqa: E402
 from pytest_sealed.runtime.protocol import Channel  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STEP = "start"   # what was being done, for the error that the parent reports
 
@@ -98,14 +101,16 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def seal_mounts(writable: list[str]) -> None:
+def seal_mounts(writable: list[str], host: str) -> None:
     """Make every mount that this namespace sees read-only, but for the folders in `writable`.
 
     So nothing in the session can change the interpreter, the package or the image store through a
-    descriptor that leads out (CVE-2019-5736), whoever owns them.
+    descriptor that leads out (CVE-2019-5736), whoever owns them. A copy of the tree as it was stays below
+    `host`, from which host folders are mounted into containers.
     """
     mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
     kept = [(path, mounts.open_tree(path, recursive=True)) for path in writable]
+    kept.append((host, mounts.open_tree("/", recursive=True)))
     mounts.mount_setattr("/", set=mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID, recursive=True)
     for path, tree in kept:
         target = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -144,7 +149,7 @@ def _enter(request: dict[str, Any]) -> None:
     namespaces.unshare(flags)
     step("prepare the session's mounts")
     if request["role"] == "supervisor":
-        seal_mounts(request["writable"])
+        seal_mounts(request["writable"], request["host"])
     else:
         mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
 

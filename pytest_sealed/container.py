@@ -1,0 +1,531 @@
+"""A container, as a test holds it: facts before it has started, actions afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+from pytest_sealed import copying, execution, waits
+from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, InternalError, SpecError
+from pytest_sealed.failure import describe_end, start_failed
+from pytest_sealed.readiness import wait_until
+from pytest_sealed.request import argv_of, ports_of, run_request
+from pytest_sealed.runtime import logs as spool
+from pytest_sealed.runtime.client import readable
+from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pytest_sealed.images.store import Image, ImageConfig
+    from pytest_sealed.network import Network
+    from pytest_sealed.runtime.client import Session
+    from pytest_sealed.runtime.protocol import Channel
+
+__all__ = ["Container", "ExecResult", "Stats", "image"]
+
+ExecResult = execution.ExecResult
+Status = Literal["creating", "created", "running", "paused", "stopped"]
+
+_START = 30.0   # seconds until a container that doesn't start counts as a bug
+_LAST_LINES = 20
+
+
+def image(reference: str, **options: Unpack[ContainerOptions]) -> ContainerSpec[Container]:
+    """Describe a container of the image `reference`, such as "busybox" or "shop-web".
+
+    Args:
+        options: see `ContainerOptions`.
+
+    Raises:
+        SpecError: an unknown option (names the nearest), or a value that can't be.
+    """
+    return make_spec(reference, Container, options)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a container has used, by its cgroup's own figures; after its end, the last ones. None: not counted here."""
+
+    memory: int | None
+    """Bytes now."""
+    memory_peak: int | None
+    """Bytes, the most since the start."""
+    memory_limit: int | None
+    cpu_seconds: float | None
+    periods: int | None
+    """Scheduling periods in which it ran under a CPU limit."""
+    throttled_periods: int | None
+    """Those in which it was made to wait."""
+    throttled_seconds: float | None
+    pids: int | None
+    oom_kills: int
+
+
+class Container:
+    """A handle on a container. Made by `Sandbox.run` and the fixtures; services have subclasses.
+
+    Attributes:
+        spec: what it was made from.
+        name: on its networks.
+        id: of this container, in this session.
+        started_at: seconds since the epoch when the start was asked for; None before.
+        start_seconds: from there until it was ready; None before.
+    """
+
+    def __init__(self, session: Session, spec: ContainerSpec[Any], found: Image, *, name: str, networks: Sequence[Network]) -> None:
+        self.spec, self.name = spec, name
+        self.networks = tuple(networks)
+        self.id = f"{name}-{os.urandom(4).hex()}"
+        self.addresses: dict[str, str] = {}
+        self.started_at: float | None = None
+        self.start_seconds: float | None = None
+        self.started_position = 0
+        self._session, self._image = session, found
+        self._lock = threading.RLock()
+        self._channel: Channel | None = None
+        self._listeners: dict[int, socket.socket] = {}
+        self._ports: dict[int, int] = {}
+        self._status: Status = "creating"
+        self._exit: dict[str, Any] | None = None
+        self._failure: ContainerFailed | None = None
+        self._removed = False
+        argv_of(spec, found)
+        for port in ports_of(spec, found) if self.networks else ():
+            self._bind(port)
+
+    # facts
+
+    @property
+    def image(self) -> str:
+        """The image's reference."""
+        return self._image.reference
+
+    @property
+    def image_config(self) -> ImageConfig:
+        """The image's configuration: command, ports, health check and so on."""
+        return self._image.config
+
+    @property
+    def argv(self) -> list[str]:
+        """The command and its arguments."""
+        return argv_of(self.spec, self._image)
+
+    @property
+    def status(self) -> Status:
+        """The state, in the words of the OCI runtime specification."""
+        self.poll_exit(0)
+        return self._status
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's exit code; None while it runs, and where a signal ended it."""
+        self.poll_exit(0)
+        return self._exit["code"] if self._exit else None
+
+    @property
+    def exit_signal(self) -> int | None:
+        """The signal that ended the command, if one did."""
+        self.poll_exit(0)
+        return self._exit["signal"] if self._exit else None
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel has ended a process in it because the memory limit was reached."""
+        if self.poll_exit(0):
+            return bool(self._exit and self._exit["oom"])
+        return self._channel is not None and self.stats().oom_kills > 0
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address in its first network.
+
+        Raises:
+            ContainerNotStarted: before the start, or without a network.
+        """
+        for network in self.networks:
+            if network.id in self.addresses:
+                return self.addresses[network.id]
+        raise ContainerNotStarted(f"container {self.name!r} has no address {'yet' if self.networks else '(it has no network)'}",
+                                  remedy="use its name in other containers' settings; port() and url() work before the start")
+
+    def port(self, port: int) -> int:
+        """Return the port on the host's loopback that leads to `port` of the container; the same before and after its start."""
+        waits.tcp(port)
+        if not self.networks:
+            raise SpecError(f"container {self.name!r} has no network, so no ports", remedy="leave network= out")
+        with self._lock:
+            if port not in self._ports:
+                self._bind(port)
+                if self._channel is not None:
+                    self._session.request("publish", [self._listeners[port].fileno()], container=self.id, port=port)
+                    self._listeners.pop(port).close()
+            return self._ports[port]
+
+    @property
+    def ports(self) -> dict[int, int]:
+        """The container's ports that are forwarded, and the host's loopback ports that lead to them."""
+        return dict(self._ports)
+
+    def _bind(self, port: int) -> None:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        self._listeners[port] = listener
+        self._ports[port] = listener.getsockname()[1]
+
+    def url(self, port: int, path: str = "", *, scheme: str = "http") -> str:
+        """Return the URL by which the test reaches `port`, for example `http://127.0.0.1:40123/orders`."""
+        return f"{scheme}://127.0.0.1:{self.port(port)}{'/' * bool(path and not path.startswith('/'))}{path}"
+
+    # the start
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready.
+
+        Raises:
+            ContainerFailed: it could not start; says why.
+            ContainerExited: it ended before it was ready.
+            NotReady: it was not ready within `wait_timeout`.
+        """
+        began = time.monotonic()
+        self.started_at = time.time()
+        self.launch()
+        condition = self._condition()
+        if condition is not None:
+            wait_until(self, condition, self.spec.wait_timeout)
+        if self.spec.setup is not None:
+            self.spec.setup(self)
+        self.start_seconds = time.monotonic() - began
+
+    def _condition(self) -> waits.Wait | None:
+        if not isinstance(self.spec.wait, _Unset):
+            return self.spec.wait
+        config = self._image.config
+        return config.ready or (waits.Healthy() if config.healthcheck else None)
+
+    def launch(self, *, tty: bool = False, stdio: Sequence[int] = ()) -> int | None:
+        """Start it without waiting until it is ready; return the terminal's descriptor where `tty` asks for one.
+
+        Raises:
+            ContainerFailed: it could not start; says why.
+        """
+        with self._lock:
+            if self._channel is not None or self._removed:
+                raise SpecError(f"container {self.name!r} was started already", remedy="restart() runs it again")
+            with contextlib.ExitStack() as passed:
+                mounts, fds = copying.open_mounts(self._session, self.spec, passed)
+                ports = list(self._listeners)
+                request = run_request(
+                    self.spec, self._image, container=self.id, name=self.name, ports=ports, mounts=mounts, tty=tty, stdio=bool(stdio),
+                    networks=[{"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks])
+                listeners = [self._listeners.pop(port) for port in ports]
+                for listener in listeners:
+                    passed.callback(listener.close)
+                self._channel = self._session.open("run", [*(item.fileno() for item in listeners), *fds, *stdio], **request)
+                for network in self.networks:
+                    network.members.append(self)
+                return self._take_start()
+
+    def _take_start(self) -> int | None:
+        message, fds = self._session.receive(self._opened, _START)
+        if "started" not in message:
+            self._status = "stopped"
+            self._failure = start_failed(self, message.get("error") or {})
+            raise self._failure
+        self._status = "running"
+        self.addresses = message["started"]["addresses"]
+        return fds[0] if fds else None
+
+    @property
+    def _opened(self) -> Channel:
+        if self._channel is None or self._removed:
+            what = "removed" if self._removed else "planned, not started: a spec function may read its facts only"
+            raise ContainerNotStarted(f"container {self.name!r} is {what}",
+                                      remedy="facts are name, port(), url() and a service's internal_url")
+        return self._channel
+
+    # the end
+
+    def poll_exit(self, timeout: float | None) -> bool:
+        """Tell whether it has ended, waiting at most `timeout` seconds for that; None waits for ever."""
+        with self._lock:
+            if self._exit is not None or self._failure is not None or self._removed:
+                return True
+            if self._channel is None:
+                return False
+            if not readable(self._channel.socket, timeout):
+                return False
+            received = self._channel.receive()
+            if received is None:   # the supervisor is gone, and every container with it
+                self._status = "stopped"
+                self._exit = {"code": None, "signal": int(signal.SIGKILL), "oom": False, "stats": {}}
+            elif "exited" in received[0]:
+                self._status = "stopped"
+                self._exit = received[0]["exited"]
+            return self._exit is not None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended; return the exit code, or 128 + n where signal n ended it.
+
+        Raises:
+            TimeoutError: it still runs after `timeout` seconds.
+        """
+        self._opened  # noqa: B018  (raises before the start)
+        if not self.poll_exit(timeout):
+            raise TimeoutError(f"container {self.name!r} still runs after {timeout:g} s")
+        if self._exit is None:
+            raise self._failure or InternalError(f"container {self.name!r} has no exit status")
+        return self._exit["code"] if self._exit["code"] is not None else 128 + self._exit["signal"]
+
+    def signal(self, number: int | str) -> None:
+        """Send a signal to its PID 1, which ignores what it has no handler for. See pid_namespaces(7)."""
+        self._opened  # noqa: B018
+        self._session.request("signal", container=self.id, signal=parse_signal(number))
+
+    def kill(self) -> None:
+        """End it at once, with all its processes."""
+        if not self.poll_exit(0):
+            with contextlib.suppress(ContainerNotStarted):   # it ended meanwhile
+                self.signal(signal.SIGKILL)
+            self.poll_exit(_START)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Ask it to end by the stop signal, and kill it after `timeout` seconds (by default `stop_timeout`)."""
+        self._opened  # noqa: B018
+        if self.poll_exit(0):
+            return
+        if self._status == "paused":
+            self.unpause()
+        number = self.spec.stop_signal or self._image.config.stop_signal or int(signal.SIGTERM)
+        with contextlib.suppress(ContainerNotStarted):   # it ended meanwhile
+            self.signal(number)
+        if not self.poll_exit(self.spec.stop_timeout if timeout is None else timeout):
+            self.kill()
+
+    def pause(self) -> None:
+        """Freeze all its processes."""
+        self._opened  # noqa: B018
+        self._session.request("pause", container=self.id)
+        self._status = "paused"
+
+    def unpause(self) -> None:
+        """Let its processes go on."""
+        self._opened  # noqa: B018
+        self._session.request("unpause", container=self.id)
+        self._status = "running"
+
+    def restart(self, timeout: float | None = None) -> None:
+        """Stop it and run its command again: same files, names, addresses and ports; wait until it is ready."""
+        self.stop(timeout)
+        self.started_position = self.log_position()
+        with self._lock:
+            self._exit, self._status = None, "creating"
+            self._session.request("restart", container=self.id)
+            self._take_start()
+        condition = self._condition()
+        if condition is not None:
+            wait_until(self, condition, self.spec.wait_timeout)
+
+    def remove(self) -> None:
+        """End it and drop what it has; idempotent. Its logs and last figures stay readable until the sandbox closes."""
+        with self._lock:
+            if self._removed:
+                return
+            if self._channel is not None and self._session.alive:
+                if not self.poll_exit(0):
+                    self.kill()
+                self._flush()
+                self._session.request("remove", container=self.id)
+            self._removed = True
+            self._status = "stopped"
+            for listener in self._listeners.values():
+                listener.close()
+            if self._channel is not None:
+                self._channel.close()
+            for network in self.networks:
+                if self in network.members:
+                    network.members.remove(self)
+
+    # talking to it
+
+    def connect(self, port: int, *, timeout: float | None = 5.0) -> socket.socket:
+        """Open a TCP connection to `port` inside its network.
+
+        Raises:
+            OSError: the real answer, such as ConnectionRefusedError.
+        """
+        if not self.networks:
+            raise SpecError(f"container {self.name!r} has no network to connect in", remedy="leave network= out")
+        return self.networks[0].connect(self.address, port, timeout=timeout)
+
+    def exec(self, command: Sequence[str], *, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None,
+             user: str | int | None = None, workdir: str | None = None, timeout: float | None = None, check: bool = False) -> ExecResult:
+        """Run a command beside the container's own, and wait for it.
+
+        Args:
+            command: program and arguments; for a shell line `["sh", "-c", "…"]`.
+            stdin: what it reads; by default nothing.
+            env: added to the container's environment.
+            user: as in `ContainerOptions`; by default the container's.
+            timeout: seconds until it is killed.
+            check: a non-zero exit code is a `ContainerFailed` with the command's output.
+
+        Raises:
+            ExecTimeout: the time is over; the command was killed.
+            ContainerFailed: the command can't be started, or with `check` it failed.
+            ContainerNotStarted: the container doesn't run.
+        """
+        self._opened  # noqa: B018
+        return execution.run_exec(self, self._session, self.exec_request(command, env=env, user=user, workdir=workdir),
+                                  stdin=stdin, timeout=timeout, check=check)
+
+    def exec_request(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, user: str | int | None = None,
+                     workdir: str | None = None, tty: bool = False) -> dict[str, Any]:
+        """Return the request `exec` of the supervisor, with this container's settings as defaults."""
+        settled = self.spec.replace(command=command, env=env or {})
+        if not settled.command:
+            raise SpecError("exec() was given no command", remedy='for example exec(["ls", "/"])')
+        if workdir:
+            settled = settled.replace(workdir=workdir)
+        base = run_request(settled, self._image, container=self.id, name=self.name, networks=[], ports=[], mounts=[])
+        return {"container": self.id, "argv": list(settled.command), "env": base["env"], "workdir": base["workdir"],
+                "user": base["user"] if user is None else str(user), "tty": tty}
+
+    def logs(self, *, stream: Literal["stdout", "stderr"] | None = None, since: int | None = None, tail: int | None = None) -> str:
+        """Return what its command has written, both streams in order.
+
+        Args:
+            stream: only this one.
+            since: a `log_position()`; by default everything that is kept (the log is bounded).
+            tail: only that many last lines.
+        """
+        self._flush()
+        text = "".join(record.text for record in self.log_records(since=since or 0) if stream in (None, record.stream))
+        return text if tail is None else "\n".join(text.splitlines()[-tail:])
+
+    def log_records(self, *, since: int = 0) -> list[spool.Record]:
+        """Return the pieces of its log after the position `since`, with their stream and time."""
+        return spool.read(self._log_path, since=since)
+
+    def log_position(self) -> int:
+        """Return the present end of the log, for `logs(since=…)`."""
+        self._flush()
+        return spool.position(self._log_path)
+
+    @property
+    def _log_path(self) -> Path:
+        return self._session.run_dir / "logs" / self.id
+
+    def _flush(self) -> None:
+        if self._channel is not None and not self._removed and self._session.alive:
+            self._session.request("flush", container=self.id)
+
+    def stats(self) -> Stats:
+        """Return what it has used.
+
+        Raises:
+            ContainerNotStarted: before the start.
+        """
+        if self._exit is not None:
+            figures = self._exit["stats"]
+        elif self._failure is not None or self._removed:
+            figures = {}
+        else:
+            self._opened  # noqa: B018
+            figures = self._session.request("stats", container=self.id)[0]["stats"]
+        return Stats(
+            memory=figures.get("memory_current"), memory_peak=figures.get("memory_peak"), memory_limit=figures.get("memory_limit"),
+            cpu_seconds=figures.get("cpu_seconds"), periods=figures.get("periods"), throttled_periods=figures.get("throttled_periods"),
+            throttled_seconds=figures.get("throttled_seconds"), pids=figures.get("pids_current"), oom_kills=figures.get("oom_kills") or 0)
+
+    # files
+
+    def put(self, source: str | os.PathLike[str], target: str, *, user: int = 0) -> None:
+        """Copy a file or folder of the host to the path `target` of the container.
+
+        Args:
+            user: owner of the copies, a uid (and gid) of the container.
+
+        Raises:
+            ContainerFailed: the target can't be written, with the container's path.
+            FileNotFoundError: there is no `source`.
+        """
+        self._opened  # noqa: B018
+        copying.put(self._session, self.id, Path(source), target, user)
+
+    def get(self, source: str, target: str | os.PathLike[str]) -> None:
+        """Copy a file or folder of the container to the path `target` of the host; links are copied as links.
+
+        Raises:
+            ContainerFailed: there is no such file, or it is no file or folder.
+        """
+        self._opened  # noqa: B018
+        copying.get(self._session, self.id, source, Path(target))
+
+    def read_text(self, path: str) -> str:
+        """Return the text (UTF-8) of a file of the container."""
+        self._opened  # noqa: B018
+        return copying.read(self._session, self.id, path).decode()
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644, user: int = 0) -> None:
+        """Write a text file of the container, UTF-8; missing parents are made."""
+        self._opened  # noqa: B018
+        copying.write(self._session, self.id, path, text.encode(), mode, user)
+
+    # waiting
+
+    def wait_for(self, condition: waits.Wait, *, timeout: float = 30.0) -> None:
+        """Wait until a condition of `pytest_sealed.waits` holds; fails at once when the container ends."""
+        self._opened  # noqa: B018
+        wait_until(self, condition, timeout)
+
+    def wait_for_port(self, port: int, *, timeout: float = 30.0) -> None:
+        """Wait until a TCP port accepts connections."""
+        self.wait_for(waits.tcp(port), timeout=timeout)
+
+    def wait_for_log(self, pattern: str, *, timeout: float = 30.0, times: int = 1) -> None:
+        """Wait until a line of the log matches a regular expression."""
+        self.wait_for(waits.log(pattern, times=times), timeout=timeout)
+
+    def wait_for_http(self, port: int, path: str = "/", *, status: int | tuple[int, ...] = (), timeout: float = 30.0) -> None:
+        """Wait until an HTTP GET is answered with the wanted status."""
+        self.wait_for(waits.http(port, path, status=status), timeout=timeout)
+
+    def wait_for_exec(self, command: Sequence[str], *, timeout: float = 30.0) -> None:
+        """Wait until a command exits with 0."""
+        self.wait_for(waits.command(*command), timeout=timeout)
+
+    # telling what happened
+
+    def obituary(self) -> str:
+        """Return one sentence on how it ended."""
+        return describe_end(self.name, self.argv, self._exit, self.spec.limits.memory)
+
+    def last_lines(self) -> str:
+        """Return the log's last lines as an indented block, or nothing."""
+        text = self.logs(tail=_LAST_LINES)
+        return f"\n  last log lines of {self.name}:\n" + "\n".join(f"    {line}" for line in text.splitlines()) if text else ""
+
+    def by_hand(self) -> str:
+        """Return the command that runs the same by hand."""
+        return f"sealed run {self.image}" + ("" if self.spec.command is None else " " + " ".join(self.spec.command))
+
+    def report(self, *, since_logs: int = 0) -> str:
+        """Return what a failure report says of it: image, state, exit cause, memory, ports, and the log since a position."""
+        from pytest_sealed.failure import report
+        return report(self, self._exit, self._failure, since_logs)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} image={self.image} {self._status}>"
+
+

@@ -1,0 +1,192 @@
+"""Files between the host and a container: the client's side of `runtime.files`, and host folders as mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tarfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_sealed.errors import ContainerFailed, SpecError
+
+if TYPE_CHECKING:
+    from pytest_sealed.runtime.client import Session
+    from pytest_sealed.spec import ContainerSpec
+
+__all__ = ["get", "open_mounts", "put", "read", "write"]
+
+_COPY = 600.0   # seconds for a copy
+
+
+def _ask(session: Session, container: str, action: str, path: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
+    if not path.startswith("/") or "\0" in path:
+        raise SpecError(f"{path!r} is no absolute path of a container", remedy="begin it with '/'")
+    with session.open("files", fds or [], container=container, action=action, path=path, **fields) as channel:
+        message, passed = session.receive(channel, _COPY)
+    if "error" in message:
+        error = message["error"]
+        if error.get("kind") == "files":
+            raise ContainerFailed(f"{path} in container {container.rpartition('-')[0]!r}: {error['text']}")
+        from pytest_sealed.runtime.client import error_from
+        raise error_from(error)
+    return dict(message["ok"]), passed
+
+
+def read(session: Session, container: str, path: str) -> bytes:
+    """Return the content of a regular file."""
+    _, (fd,) = _ask(session, container, "read", path)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def write(session: Session, container: str, path: str, data: bytes, mode: int, user: int) -> None:
+    """Write a regular file, made with its parents if missing."""
+    _, (fd,) = _ask(session, container, "write", path, mode=mode, uid=user, gid=user)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+
+
+def put(session: Session, container: str, source: Path, target: str, user: int) -> None:
+    """Copy a file or folder into a container."""
+    if source.is_dir():
+        inwards, outwards = os.pipe2(os.O_CLOEXEC)
+        failures: list[BaseException] = []
+        packer = threading.Thread(target=_pack, args=(source, outwards, failures), daemon=True)
+        packer.start()
+        try:
+            _ask(session, container, "unpack", target, [inwards], uid=user, gid=user)
+        finally:
+            os.close(inwards)
+            packer.join()
+        if failures:
+            raise failures[0]
+        return
+    with source.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+        _, (fd,) = _ask(session, container, "write", target, mode=mode, uid=user, gid=user)
+        with os.fdopen(fd, "wb") as out:
+            shutil.copyfileobj(file, out)
+
+
+def _pack(source: Path, fd: int, failures: list[BaseException]) -> None:
+    try:
+        with os.fdopen(fd, "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            for path in sorted(source.rglob("*")):
+                if path.is_symlink() or path.is_dir() or path.is_file():
+                    member = archive.gettarinfo(str(path), str(path.relative_to(source)))
+                    if member.islnk():   # a second name of a file: copied as a file of its own
+                        member.type, member.size = tarfile.REGTYPE, path.stat().st_size
+                    if member.isreg():
+                        with path.open("rb") as file:
+                            archive.addfile(member, file)
+                    else:
+                        archive.addfile(member)
+    except BrokenPipeError:
+        pass   # the container's side failed, and says why
+    except BaseException as error:
+        failures.append(error)
+
+
+def get(session: Session, container: str, source: str, target: Path) -> None:
+    """Copy a file or folder out of a container."""
+    kind = _ask(session, container, "kind", source)[0]["kind"]
+    if kind != "directory":
+        facts, (fd,) = _ask(session, container, "read", source)
+        place = target / os.path.basename(source) if target.is_dir() else target
+        with os.fdopen(fd, "rb") as file, place.open("wb") as out:
+            shutil.copyfileobj(file, out)
+        place.chmod(facts["mode"] & 0o777)
+        return
+    inwards, outwards = os.pipe2(os.O_CLOEXEC)
+    failures: list[BaseException] = []
+    unpacker = threading.Thread(target=_unpack, args=(inwards, target, failures), daemon=True)
+    unpacker.start()
+    try:
+        _ask(session, container, "pack", source, [outwards])
+    finally:
+        os.close(outwards)
+        unpacker.join()
+    if failures:
+        raise failures[0]
+
+
+def _unpack(fd: int, target: Path, failures: list[BaseException]) -> None:
+    """Unpack below `target`; the names come from a container, so no member may leave it (see `tarfile`'s filters)."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(fd, "rb") as source, tarfile.open(fileobj=source, mode="r|") as archive:
+            for member in archive:
+                _place(archive, member, target)
+            while source.read(1 << 16):
+                pass
+    except BaseException as error:
+        failures.append(error)
+
+
+def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    parts = Path(member.name).parts
+    if not parts or ".." in parts or member.name.startswith("/"):
+        raise ContainerFailed(f"the container gave the file name {member.name!r}, which leads out of the copy")
+    folder = target
+    for part in parts[:-1]:
+        folder = folder / part
+        if folder.is_symlink() or not folder.is_dir():
+            raise ContainerFailed(f"the container gave the file name {member.name!r}, below something that is no folder")
+    place = folder / parts[-1]
+    if member.isdir():
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            place.unlink()
+        place.mkdir(exist_ok=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        place.unlink()
+    if member.issym():
+        place.symlink_to(member.linkname)
+        return
+    data = archive.extractfile(member)
+    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, member.mode & 0o777)
+    with os.fdopen(fd, "wb") as out:
+        if data is not None:
+            shutil.copyfileobj(data, out)
+
+
+def open_mounts(session: Session, spec: ContainerSpec[Any], passed: contextlib.ExitStack) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the rows of host folders for the request, and a detached mount for each that is passed.
+
+    Root makes an idmapped mount, in which the account's own files belong to the container's user and
+    keep their owner on the host (mount_setattr(2)). Other accounts' folders are bound as they are.
+    """
+    rows: list[dict[str, Any]] = []
+    fds: list[int] = []
+    for mount in spec.mounts:
+        as_root = session.ids.mode == "root"
+        rows.append({"source": mount.source, "target": mount.target, "read_only": mount.read_only, "passed": as_root})
+        if as_root:
+            fds.append(_idmapped(session, mount.source, mount.read_only, spec))
+            passed.callback(os.close, fds[-1])
+        elif session.ids.mode == "subids" and not mount.read_only:
+            raise SpecError(f"the folder {mount.source} can't be mounted writable: this account can't map its own id into a container",
+                            remedy="mount it read-only, copy with put() and get(), or run with SEALED_IDS=single")
+    return rows, fds
+
+
+def _idmapped(session: Session, source: str, read_only: bool, spec: ContainerSpec[Any]) -> int:
+    from pytest_sealed.linux import mounts
+    uid, _, gid = (spec.user or "0").partition(":")
+    owner = int(uid) if uid.isdigit() else 0
+    _, (namespace,) = session.request("idmap", uid=owner, gid=int(gid) if gid.isdigit() else owner)
+    try:
+        tree = mounts.open_tree(source)
+        flags = mounts.MOUNT_ATTR_IDMAP | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
+        try:
+            mounts.mount_setattr("", set=flags | (mounts.MOUNT_ATTR_RDONLY if read_only else 0), dir_fd=tree, userns_fd=namespace)
+        except OSError as error:
+            os.close(tree)
+            raise SpecError(f"the folder {source} can't be mounted with its owner kept: {error.strerror} (its file system has no "
+                            "idmapped mounts)", remedy="use a folder on ext4, xfs, btrfs or tmpfs, or copy with put()") from error
+        return tree
+    finally:
+        os.close(namespace)

@@ -1,0 +1,105 @@
+"""The words for what went wrong with a container."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from typing import TYPE_CHECKING, Any
+
+from pytest_sealed import errors
+from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, SpecError
+
+if TYPE_CHECKING:
+    from pytest_sealed.container import Container
+
+__all__ = ["describe_end", "format_size", "report", "start_failed"]
+
+
+def format_size(size: float | None) -> str:
+    """Return a number of bytes for people, for example "64 MiB"."""
+    if size is None:
+        return "unlimited"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if size == int(size) or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")
+
+
+def describe_end(name: str, argv: list[str], end: dict[str, Any] | None, limit: int | None) -> str:
+    """Return one sentence on how a container ended: exit code or signal, out of memory, and the command."""
+    command = shlex.join(argv)
+    if end is None:
+        return f"container {name!r} has not ended ({command})"
+    if end["signal"] is not None:
+        cause = f"was ended by {signal_name(end['signal'])}"
+    else:
+        cause = f"exited with code {end['code']}"
+    memory = f", after the kernel had killed a process of it for reaching its memory limit of {format_size(limit)}" if end["oom"] else ""
+    return f"container {name!r} {cause}{memory} ({command})"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def start_failed(container: Container, failure: dict[str, Any]) -> SealedError:
+    """Return the error for a container that did not start."""
+    kind, text, remedy = failure.get("kind", ""), failure.get("text", "no reason was given"), failure.get("remedy", "")
+    what = f"container {container.name!r} ({container.image}) did not start"
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, SealedError):
+        return known(f"{what}: {text}", remedy=remedy)
+    if failure.get("oom"):
+        return ContainerFailed(f"{what}: its memory limit of {format_size(container.spec.limits.memory)} does not even hold the runtime",
+                               remedy="give it more memory")
+    if kind == "command":
+        return ContainerFailed(f"{what}: {text}", remedy=f"look into the image: sealed run -ti {container.image} sh")
+    if kind == "user":
+        return SpecError(f"{what}: {text}", remedy="give user= a name of the image's /etc/passwd, or a number")
+    if kind in ("workdir", "ulimit", "terminal", "network"):
+        return ContainerFailed(f"{what}: {text}")
+    return InternalError(f"{what}: {text}")
+
+
+def report(container: Container, end: dict[str, Any] | None, failure: SealedError | None, since_logs: int) -> str:
+    """Return the block of a failure report on one container."""
+    rows = [f"image    {container.image}", f"command  {shlex.join(container.argv)}"]
+    status = container.status
+    if failure is not None:
+        rows.append(f"state    never started: {failure.message}")
+    elif end is not None:
+        rows.append(f"state    stopped: {describe_end(container.name, container.argv, end, container.spec.limits.memory).split(' ', 2)[2]}")
+    else:
+        rows.append(f"state    {status}")
+    if container.started_at is not None and failure is None:
+        rows += _figures(container)
+    if container.ports:
+        rows.append("ports    " + ", ".join(f"{inside} → 127.0.0.1:{outside}" for inside, outside in sorted(container.ports.items())))
+    text = container.logs(since=since_logs) if container.started_at is not None else ""
+    kept = text.splitlines()[-60:]
+    if kept:
+        rows.append(f"log      {'the last 60 lines ' if len(text.splitlines()) > 60 else ''}of this test:")
+        rows += [f"    {line}" for line in kept]
+    else:
+        rows.append("log      nothing in this test")
+    return "\n".join(rows)
+
+
+def _figures(container: Container) -> list[str]:
+    try:
+        stats = container.stats()
+    except SealedError:
+        return []
+    rows = []
+    if stats.memory_peak is not None:
+        share = f" ({stats.memory_peak / stats.memory_limit:.0%})" if stats.memory_limit else ""
+        rows.append(f"memory   peak {format_size(stats.memory_peak)} of {format_size(stats.memory_limit)}{share}"
+                    + (f", {stats.oom_kills} killed for reaching it" if stats.oom_kills else ""))
+    if stats.cpu_seconds is not None:
+        throttled = f", throttled for {stats.throttled_seconds:.2f} s" if stats.throttled_seconds else ""
+        rows.append(f"cpu      {stats.cpu_seconds:.2f} s{throttled}")
+    return rows

@@ -1,0 +1,119 @@
+"""A private network: what is on it can reach each other by name, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import zlib
+from typing import TYPE_CHECKING, final
+
+from pytest_sealed.errors import NetworkError, SpecError
+from pytest_sealed.spec import check_name
+from pytest_sealed.waits import tcp
+
+if TYPE_CHECKING:
+    from pytest_sealed.container import Container
+    from pytest_sealed.runtime.client import Session
+
+__all__ = ["Network"]
+
+DEFAULT = "default"
+
+
+@final
+class Network:
+    """A network of a sandbox, alone with its members: no route leads out, in, or to another network.
+
+    Made by `Sandbox.network` and `network_fixture`.
+
+    Attributes:
+        name: within its sandbox.
+        subnet: IPv4 network, the same for the same name in every run.
+    """
+
+    def __init__(self, session: Session, name: str, taken: set[str]) -> None:
+        self.name = check_name("network name", name)
+        self._session = session
+        self.id = f"{name}-{os.urandom(4).hex()}"
+        self.subnet = _subnet(name, taken)
+        self.members: list[Container] = []
+        self._listeners: list[socket.socket] = []
+        self._closed = False
+        session.request("network", network=self.id, subnet=self.subnet)
+
+    def listen(self, port: int = 0, *, name: str = "test", backlog: int = 128) -> socket.socket:
+        """Return a listening TCP socket of the test's own, which containers here reach as `name:port`.
+
+        Args:
+            port: 0 lets the kernel choose; `getsockname()[1]` tells.
+            name: the test's name on this network; each name has its own address.
+
+        Raises:
+            NetworkError: the port is taken under this name.
+        """
+        if port:
+            tcp(port)
+        check_name("listener name", name)
+        _, (fd,) = self._session.request("listen", network=self.id, port=port, name=name, backlog=backlog)
+        listener = socket.socket(fileno=fd)
+        self._listeners.append(listener)
+        return listener
+
+    def connect(self, host: str, port: int, *, timeout: float | None = 5.0) -> socket.socket:
+        """Open a TCP connection inside this network, to a container's name or to an address.
+
+        Raises:
+            SpecError: nobody of that name is here.
+            OSError: the real answer, such as ConnectionRefusedError.
+        """
+        address = self.address(host)
+        _, (fd,) = self._session.request("socket", network=self.id)
+        connection = socket.socket(fileno=fd)
+        try:
+            connection.settimeout(timeout)
+            connection.connect((address, port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def address(self, host: str) -> str:
+        """Return the address of a container's name or alias here; an address is returned as it is."""
+        try:
+            socket.inet_aton(host)
+        except OSError:
+            pass
+        else:
+            return host
+        names: dict[str, str] = {}
+        for container in self.members:
+            for name in (container.name, *container.spec.aliases):
+                names[name] = container.addresses.get(self.id, "")
+        if not names.get(host):
+            from pytest_sealed.errors import nearest
+            raise SpecError(f"nobody on network {self.name!r} is called {host!r}{nearest(host, names)}",
+                            remedy=f"those here: {', '.join(sorted(name for name, address in names.items() if address)) or 'nobody'}")
+        return names[host]
+
+    def close(self) -> None:
+        """Drop the network; its containers must be gone."""
+        if self._closed:
+            return
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        if self._session.alive:
+            self._session.request("drop_network", network=self.id)
+
+    def __repr__(self) -> str:
+        return f"<Network {self.name} {self.subnet}>"
+
+
+def _subnet(name: str, taken: set[str]) -> str:
+    """Return the network's /24: 10.89.0.0 for the default one, else by a hash of the name, the next free one up."""
+    start = 0 if name == DEFAULT else 1 + zlib.crc32(name.encode()) % 255
+    for step in range(256):
+        subnet = f"10.89.{(start + step) % 256}.0/24"
+        if subnet not in taken:
+            return subnet
+    raise NetworkError("a sandbox can have at most 256 networks", remedy="use several sandboxes")

@@ -1,0 +1,234 @@
+"""The client's end of a session: starts the supervisor, sends requests, and cleans up after both.
+
+Works from any thread, and in any process, whatever its size: requests are single packets, each with a
+channel of its own for the answers. A forked child of the client keeps out: only the process that started
+the session may use or end it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import secrets
+import select
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pytest_sealed import errors
+from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, StoreError
+from pytest_sealed.linux.process import pidfd_open
+from pytest_sealed.runtime.cgroups import Hierarchy, detect, remove_session
+from pytest_sealed.runtime.idmap import IdMap, find_id_map
+from pytest_sealed.runtime.launch import start_supervisor
+from pytest_sealed.runtime.protocol import Channel, pair
+
+__all__ = ["Session", "error_from", "run_root"]
+
+_ANSWER = 30.0   # seconds until a request that needs no waiting counts as lost
+_END = 3.0       # seconds that the supervisor gets to end
+
+
+def run_root() -> Path:
+    """Return the folder for the run directories of this account's sessions, made if missing.
+
+    `$XDG_RUNTIME_DIR/pytest-sealed`, else `pytest-sealed-UID` in the folder for temporary files.
+
+    Raises:
+        StoreError: somebody else owns it, or it can't be made.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    path = Path(base, "pytest-sealed") if base and os.access(base, os.W_OK) else Path(tempfile.gettempdir(), f"pytest-sealed-{os.geteuid()}")
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        facts = path.lstat()
+    except OSError as error:
+        raise StoreError(f"the run directory {path} can't be made: {error.strerror}", remedy="set XDG_RUNTIME_DIR to a folder of yours") from error
+    if facts.st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
+        raise StoreError(f"the run directory {path} is not this account's own folder", remedy=f"remove it, or set XDG_RUNTIME_DIR; see ls -ld {path}")
+    return path
+
+
+class Session:
+    """One supervisor and the connection to it. A context manager; `close` is idempotent.
+
+    Args:
+        disk: folder under which writable layers on disk may live.
+    """
+
+    def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None) -> None:
+        self.ids = ids or find_id_map()
+        self.hierarchy = hierarchy or detect()
+        self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        self.run_dir = run_root() / self.name
+        self.disk = disk / self.name
+        self._ends = contextlib.ExitStack()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._ends.close)
+            self._start()
+            on_failure.pop_all()
+        atexit.register(self.close)
+
+    def _start(self) -> None:
+        self.run_dir.mkdir(mode=0o700)
+        self._ends.callback(_remove_folder, self.run_dir)
+        lock = FileLock(self.run_dir / "lock", is_singleton=False)
+        lock.acquire(timeout=0)
+        self._ends.callback(lock.release)
+        (self.run_dir / "logs").mkdir()
+        (self.run_dir / "host").mkdir()
+        facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": time.time()}
+        (self.run_dir / "session.json").write_text(json.dumps(facts))
+        self._ends.callback(remove_session, self.hierarchy, self.name)
+        own = pidfd_open(os.getpid())
+        config = {"session": self.name, "run_dir": str(self.run_dir), "disk": str(self.disk), "ids": self.ids.to_json(),
+                  "hierarchy": self.hierarchy.to_json(), "site": _site()}
+        try:
+            writable = [str(self.run_dir.parent), str(self._made(self.disk.parent)), *dict.fromkeys(self.hierarchy.bases.values())]
+            self._channel, self._pidfd, self.pid = start_supervisor(config, writable=writable, host=str(self.run_dir / "host"),
+                                                                    ids=self.ids, fds=[own])
+        finally:
+            os.close(own)
+        self._ends.callback(os.close, self._pidfd)
+        self._ends.callback(self._end)
+
+    @staticmethod
+    def _made(path: Path) -> Path:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the folder {path} can't be made: {error.strerror}",
+                             remedy="set SEALED_STORE to a folder on a local file system that can be written") from error
+        return path
+
+    # requests
+
+    def open(self, op: str, fds: list[int] | tuple[int, ...] = (), **fields: Any) -> Channel:
+        """Send a request and return the channel of its answers; the caller closes it.
+
+        Raises:
+            InternalError: the supervisor is gone.
+        """
+        if os.getpid() != self._owner:
+            raise SealedError("containers belong to the process that started them, and this is a forked child of it",
+                              remedy="pass addresses and ports to the child, not handles")
+        ours, theirs = pair()
+        with theirs:
+            try:
+                self._channel.send({"op": op, **fields}, [theirs.fileno(), *fds])
+            except OSError as error:
+                ours.close()
+                raise self._gone() from error
+        return ours
+
+    def request(self, op: str, fds: list[int] | tuple[int, ...] = (), *, timeout: float = _ANSWER, **fields: Any) -> tuple[dict[str, Any], list[int]]:
+        """Send a request and return its result and descriptors.
+
+        Raises:
+            SealedError: what the supervisor answered, as the class that it named.
+            InternalError: no answer within `timeout` seconds, or the supervisor is gone.
+        """
+        with self.open(op, fds, **fields) as channel:
+            message, passed = self.receive(channel, timeout)
+        if "error" in message:
+            raise error_from(message["error"])
+        return dict(message["ok"]), passed
+
+    def receive(self, channel: Channel, timeout: float | None) -> tuple[dict[str, Any], list[int]]:
+        """Wait for the next message on a request's channel.
+
+        Raises:
+            InternalError: none within `timeout` seconds, or the supervisor is gone.
+        """
+        if not readable(channel.socket, timeout):
+            raise InternalError(f"the supervisor gave no answer within {timeout:g} s")
+        received = channel.receive()
+        if received is None:
+            raise self._gone()
+        return received
+
+    def _gone(self) -> SealedError:
+        if self._closed:
+            return errors.ContainerNotStarted("this sandbox is closed, and its containers are gone", remedy="use it within its `with` block or fixture")
+        if readable_fd(self._pidfd, 0):
+            return ContainerFailed("the supervisor of this session was killed, and all its containers with it",
+                                   remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
+        log = self.run_dir / "supervisor.log"
+        text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        return InternalError(f"the supervisor closed the connection\n{text}".rstrip())
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed and not readable_fd(self._pidfd, 0)
+
+    # the end
+
+    def close(self) -> None:
+        """End every container and remove what the session has on the host."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        atexit.unregister(self.close)
+        self._ends.close()
+
+    def _end(self) -> None:
+        self._channel.close()
+        if not readable_fd(self._pidfd, _END):
+            with contextlib.suppress(ProcessLookupError):
+                import signal
+
+                from pytest_sealed.linux.process import pidfd_send_signal
+                pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            readable_fd(self._pidfd, _END)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def error_from(error: dict[str, Any]) -> SealedError:
+    """Return the exception that an answer's {"kind", "text", "remedy"} describes."""
+    kind = getattr(errors, error.get("kind") or "", InternalError)
+    if not (isinstance(kind, type) and issubclass(kind, SealedError)):
+        kind = InternalError
+    return kind(error.get("text", "no reason was given"), remedy=error.get("remedy", ""))
+
+
+def readable(connection: socket.socket, timeout: float | None) -> bool:
+    """Wait until a socket can be read; `timeout` in seconds, None for ever."""
+    return readable_fd(connection.fileno(), timeout)
+
+
+def readable_fd(fd: int, timeout: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else max(0, timeout * 1000)))
+
+
+def _site() -> str:
+    """Return the folder that pyroute2 is imported from, for the network service."""
+    from importlib.util import find_spec
+    spec = find_spec("pyroute2")
+    if spec is None or not spec.submodule_search_locations:
+        raise InternalError("pyroute2 is not installed", remedy="pip install pyroute2")
+    return os.path.dirname(list(spec.submodule_search_locations)[0])
+
+
+def _remove_folder(path: Path) -> None:
+    from pytest_sealed.runtime.scratch import remove_tree
+    remove_tree(str(path))

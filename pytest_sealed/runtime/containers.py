@@ -1,0 +1,369 @@
+"""The supervisor's containers: from a request to a running command, and to nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from pytest_sealed.errors import ContainerNotStarted, SpecError
+from pytest_sealed.linux import namespaces, process
+from pytest_sealed.runtime import spawn
+from pytest_sealed.runtime.answers import answer
+from pytest_sealed.runtime.cgroups import Group
+from pytest_sealed.runtime.plan import Facts, plan
+from pytest_sealed.runtime.protocol import Channel, pair
+from pytest_sealed.runtime.records import ContainerRecord
+from pytest_sealed.runtime.scratch import remove_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pytest_sealed.runtime.records import Hub
+    from pytest_sealed.runtime.supervisor import Supervisor
+
+__all__ = ["Containers"]
+
+_NAMESPACES = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS
+_MOST_BUSY_RETRIES = 8   # 1 ms doubling: a quarter of a second until a cgroup lets go
+
+
+class Containers:
+    """All containers of the session, by id and by the pid of their PID 1."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._s = supervisor
+        self._records: dict[str, ContainerRecord] = {}
+        self._pids: dict[int, ContainerRecord] = {}
+
+    def get(self, container: str) -> ContainerRecord:
+        record = self._records.get(container)
+        if record is None:
+            raise ContainerNotStarted(f"container {container} is gone", remedy="use it within the life of its sandbox")
+        return record
+
+    def alive(self, container: str) -> ContainerRecord:
+        record = self.get(container)
+        if record.state not in ("running", "paused"):
+            raise ContainerNotStarted(f"container {record.request['name']} is {record.state}, not running",
+                                      remedy="look at its exit code and logs(), or call restart()")
+        return record
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [{"id": record.id, "name": record.request["name"], "image": record.request["image"], "state": record.state,
+                 "pid": record.pid, "argv": record.request["argv"], "addresses": record.addresses} for record in self._records.values()]
+
+    # starting
+
+    def run(self, request: dict[str, Any], channel: Channel, fds: list[int]) -> None:
+        """Start a container. On `channel`: {"started": …} or {"error": …}; later {"exited": …}; closing it removes the container.
+
+        `fds`: a listener for each of `ports`, then a detached mount for each of `mounts`, then three stdio if `stdio`.
+        """
+        if request["id"] in self._records:
+            raise SpecError(f"there is a container {request['id']} already")
+        record = ContainerRecord(request, channel)
+        self._records[record.id] = record
+        for port in request["ports"]:
+            self.publish(record.id, port, fds.pop(0))
+        record.attached = [(fds.pop(0), row["source"], row["target"]) for row in request["mounts"] if row["passed"]]
+        stdio = [fds.pop(0) for _ in range(3)] if request["stdio"] else []
+        self._s.loop.watch(channel.fileno(), lambda: self._hung_up(record))
+        if not request["tty"] and not request["stdio"]:
+            stdio = self._spool(record)
+        self._s.hubs.attach(record, lambda error: self._networked(record, stdio, error))
+
+    def restart(self, container: str, reply: Channel) -> None:
+        """Run a stopped container's command again, on its own file system and networks."""
+        record = self.get(container)
+        if record.state != "stopped":
+            raise SpecError(f"container {record.request['name']} is {record.state}", remedy="stop() it first")
+        record.become("creating")
+        record.exit = record.failure = None
+        answer(reply, {})
+        self._networked(record, self._spool(record), None)
+
+    def _spool(self, record: ContainerRecord) -> list[int]:
+        """Make the output pipes; the forwarder keeps what comes out of them."""
+        out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        self._s.forwarder.tell({"op": "spool", "container": record.id, "path": f"{self._s.run_dir}/logs/{record.id}"}, [out[0], err[0]])
+        os.close(out[0])
+        os.close(err[0])
+        return [-1, out[1], err[1]]
+
+    def _networked(self, record: ContainerRecord, stdio: list[int], error: str | None) -> None:
+        try:
+            if error:
+                self._failed(record, {"kind": "network", "text": error})
+            elif record.removed:
+                self._failed(record, {"kind": "", "text": "it was removed before it started"})
+            else:
+                self._fork(record, stdio)
+        except BaseException as caught:
+            self._failed(record, {"kind": type(caught).__name__, "text": getattr(caught, "message", "") or repr(caught),
+                                  "remedy": getattr(caught, "remedy", "")})
+        finally:
+            for fd in {fd for fd in stdio if fd >= 0}:
+                os.close(fd)
+
+    def _fork(self, record: ContainerRecord, stdio: list[int]) -> None:
+        s, request = self._s, record.request
+        record.etc = f"{s.run_dir}/etc/{record.id}"
+        os.makedirs(record.etc, mode=0o755, exist_ok=True)
+        os.chmod(record.etc, 0o755)
+        s.hubs.write_hosts(record)
+        os.chown(f"{record.etc}/hosts", s.ids.outer(0), s.ids.outer(0))
+        os.chmod(f"{record.etc}/hosts", 0o644)
+        request["resolv_conf"] = s.hubs.resolv_conf(record)
+        record.group = Group.create(s.hierarchy, s.session, record.id, request["limits"])
+        steps = plan(request, self._facts(record), s.ids)
+        ours, theirs = pair()
+        flags = _NAMESPACES | (namespaces.CLONE_NEWNET if record.netns < 0 else 0)
+        try:
+            record.pid = namespaces.fork_into(flags)
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if record.pid == 0:
+            spawn.run_container(request, steps, s.ids, f"{s.run_dir}/root", stdio, theirs)
+        theirs.close()
+        record.become("created")
+        record.pidfd = process.pidfd_open(record.pid)
+        self._pids[record.pid] = record
+        s.loop.watch(ours.fileno(), lambda: self._progress(record, ours))
+        self._tell_names(record)
+
+    def _facts(self, record: ContainerRecord) -> Facts:
+        s, group = self._s, record.group
+        assert group is not None  # noqa: S101  (for the type checker)
+        host = [(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]]
+        return Facts(
+            scratch_point=f"{s.run_dir}/scratch", disk=f"{s.config['disk']}/{record.id}", etc=record.etc, procs=group.procs_paths(),
+            memory_upper=s.memory_upper, cgroup2=s.hierarchy.version == "v2" and bool(group.procs_paths()),
+            cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
+            bound=[(f"{s.run_dir}/host{source}", target, read_only) for source, target, read_only in host],
+            kept=record.mount_ns if record.mount_ns >= 0 else None,
+        )
+
+    def _progress(self, record: ContainerRecord, sync: Channel) -> None:
+        """Take the child's next message: {"map"}, {"terminal"}, {"error"}, or the end, which exec brings."""
+        try:
+            received = sync.receive()
+        except OSError:
+            received = None
+        if received is None:
+            self._s.loop.unwatch(sync.fileno())
+            sync.close()
+            self._execed(record)
+            return
+        message, fds = received
+        if "map" in message:
+            self._write_maps(record, *message["map"])
+            sync.send({"mapped": True})
+        elif "terminal" in message:
+            record.terminal = fds[0]
+        elif "error" in message:
+            record.failure = message["error"]
+
+    def _write_maps(self, record: ContainerRecord, uid: int, gid: int) -> None:
+        ids = self._s.ids
+        if ids.single:
+            _write(f"/proc/{record.pid}/setgroups", "deny")
+        _write(f"/proc/{record.pid}/uid_map", ids.container_map(uid))
+        _write(f"/proc/{record.pid}/gid_map", ids.container_map(gid))
+        if record.mount_ns < 0:   # keeps its files reachable after its end, for copies and a restart
+            record.mount_ns = os.open(f"/proc/{record.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _execed(self, record: ContainerRecord) -> None:
+        if record.failure is not None or record.state != "created":
+            return   # its end, which follows at once, tells
+        if record.pidfd >= 0 and not _has_execed(record.pid):
+            return   # died before exec without a word: its end tells
+        record.become("running")
+        self._s.forwarder.tell({"op": "up", "container": record.id, "address": self._first_address(record)}, self._first_hub(record))
+        terminal = [record.terminal] if record.terminal >= 0 else []
+        self._tell(record, {"started": {"pid": record.pid, "addresses": record.addresses}}, terminal)
+
+    def _first_address(self, record: ContainerRecord) -> str | None:
+        return next(iter(record.addresses.values()), None)
+
+    def _first_hub(self, record: ContainerRecord) -> list[int]:
+        return [hub.fd for hub in self._s.hubs.of(record)[:1]]
+
+    def publish(self, container: str, port: int, listener: int) -> None:
+        """Forward a listening socket of the host to a port of the container, now or once it is up."""
+        record = self.get(container)
+        up = record.state in ("running", "paused") and bool(record.addresses)
+        self._s.forwarder.tell({"op": "listen", "container": container, "port": port,
+                                "address": self._first_address(record) if up else None}, [listener, *(self._first_hub(record) if up else [])])
+        os.close(listener)
+
+    def _tell_names(self, record: ContainerRecord) -> None:
+        """Bring the hosts files of a container's neighbours up to date."""
+        for hub in self._s.hubs.of(record):
+            self.names_changed(hub)
+
+    def names_changed(self, hub: Hub) -> None:
+        for member in hub.members:
+            other = self._records.get(member)
+            if other is not None and other.etc:
+                self._s.hubs.write_hosts(other)
+
+    # ending
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Note the end of a child; false if it is no container's PID 1."""
+        record = self._pids.pop(pid, None)
+        if record is None:
+            return False
+        code = os.waitstatus_to_exitcode(status)
+        record.pid = 0
+        self._close(record, "pidfd", "terminal")
+        if record.group is not None:
+            record.stats = dict(record.group.stats())
+            self._remove_group(record.group)
+            record.group = None
+        self._s.forwarder.tell({"op": "down", "container": record.id})
+        started = record.state in ("running", "paused")
+        if not started:
+            failure = record.failure or {"kind": "", "text": f"its process ended before the command ran (status {code})"}
+            self._failed(record, {**failure, "oom": bool(record.stats.get("oom_kills"))})
+        else:
+            record.become("stopped")
+            record.exit = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None,
+                           "oom": bool(record.stats.get("oom_kills")), "stats": record.stats}
+            self._tell(record, {"exited": record.exit})
+        if record.removed:
+            self._forget(record)
+        return True
+
+    def _failed(self, record: ContainerRecord, failure: dict[str, Any]) -> None:
+        if record.state != "stopped":
+            record.become("stopped")
+        if record.pid == 0 and record.group is not None:
+            self._remove_group(record.group)
+            record.group = None
+        record.failure = failure
+        self._tell(record, {"error": failure})
+
+    def _remove_group(self, group: Group, attempt: int = 0) -> None:
+        # exec'd commands end with PID 1, but stay in the cgroup until they are reaped
+        if not group.remove() and attempt < _MOST_BUSY_RETRIES:
+            self._s.loop.after(0.001 * 2 ** attempt, lambda: self._remove_group(group, attempt + 1))
+
+    def _tell(self, record: ContainerRecord, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        if record.channel is not None:
+            try:
+                record.channel.send(message, fds or [])
+            except OSError:
+                pass   # its hang-up is on its way
+
+    def _hung_up(self, record: ContainerRecord) -> None:
+        """The handle's end is closed: nobody can use this container any more."""
+        self.remove(record.id, lambda: None)
+
+    def remove(self, container: str, done: Callable[[], None]) -> None:
+        """End a container and forget it; `done` is called when its processes are gone."""
+        record = self._records.get(container)
+        if record is None:
+            done()
+            return
+        record.on_gone.append(done)
+        if not record.removed:
+            record.removed = True
+            if record.channel is not None:
+                self._s.loop.unwatch(record.channel.fileno())
+                record.channel.close()
+                record.channel = None
+        if record.alive:
+            self._kill(record)
+        elif record.state != "creating":
+            self._forget(record)
+
+    def _forget(self, record: ContainerRecord) -> None:
+        self._records.pop(record.id, None)
+        self._s.hubs.detach(record)
+        self._tell_names(record)
+        self._s.forwarder.tell({"op": "drop", "container": record.id})
+        self._close(record, "netns", "mount_ns", "terminal")
+        for fd, _, _ in record.attached:
+            os.close(fd)
+        if record.etc:
+            remove_tree(record.etc)
+        if record.request["scratch"] == "disk" or not self._s.memory_upper:
+            _in_child(lambda: remove_tree(f"{self._s.config['disk']}/{record.id}"))
+        for done in record.on_gone:
+            done()
+
+    def _close(self, record: ContainerRecord, *names: str) -> None:
+        for name in names:
+            fd = getattr(record, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(record, name, -1)
+
+    def signal(self, container: str, number: int) -> None:
+        record = self.alive(container)
+        if number == signal.SIGKILL:
+            self._kill(record)
+        else:
+            process.pidfd_send_signal(record.pidfd, number)
+
+    def _kill(self, record: ContainerRecord) -> None:
+        process.pidfd_send_signal(record.pidfd, signal.SIGKILL)
+        if record.state == "paused" and record.group is not None:
+            record.group.thaw()   # a frozen process of cgroup v1 doesn't die
+
+    def pause(self, container: str) -> None:
+        record = self.alive(container)
+        if record.state == "running" and record.group is not None:
+            if not record.group.freeze():
+                record.group.thaw()
+                raise ContainerNotStarted(f"container {record.request['name']} did not stop within a tenth of a second",
+                                          remedy="call pause() again")
+            record.become("paused")
+
+    def unpause(self, container: str) -> None:
+        record = self.alive(container)
+        if record.state == "paused" and record.group is not None:
+            record.group.thaw()
+            record.become("running")
+
+    def stats(self, container: str) -> dict[str, Any]:
+        record = self.get(container)
+        return dict(record.group.stats()) if record.group is not None and record.alive else record.stats
+
+    def end_all(self) -> None:
+        for container in list(self._records):
+            self.remove(container, lambda: None)
+
+    def all_gone(self) -> bool:
+        return not self._records
+
+
+def _has_execed(pid: int) -> bool:
+    """Tell whether a child that closed its channel did so by exec: a dead one has no program any more."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _in_child(work: Callable[[], None]) -> None:
+    """Do slow file work in a forked child; the loop reaps it."""
+    if os.fork() == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)

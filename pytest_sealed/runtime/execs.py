@@ -1,0 +1,157 @@
+"""The supervisor's short-lived children: commands and file access in a running container, id-mapping namespaces."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from pytest_sealed.errors import SealedError
+from pytest_sealed.linux import namespaces
+from pytest_sealed.runtime import spawn
+from pytest_sealed.runtime.answers import answer
+from pytest_sealed.runtime.files import serve_files
+from pytest_sealed.runtime.protocol import Channel, pair
+from pytest_sealed.runtime.records import ExecRecord
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_sealed.runtime.supervisor import Supervisor
+
+__all__ = ["Execs"]
+
+_MOST_EARLY = 256   # ends that came before the message that says whose they are
+
+
+class Execs:
+    """Commands beside a container's PID 1, by their pid."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._s = supervisor
+        self._pids: dict[int, ExecRecord] = {}
+        self._early: dict[int, int] = {}
+
+    def run(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
+        """Start a command. On `reply`: {"started": …} or {"error": …}, later {"exited": …}; closing it kills the command.
+
+        `fds`: stdin, stdout and stderr, unless `tty`.
+        """
+        record = self._s.containers.alive(request["container"])
+        if record.state == "paused":
+            raise SealedError(f"container {record.request['name']} is paused", remedy="unpause() it first")
+        settled = {**request, "rlimits": record.request["rlimits"], "capabilities": record.request["capabilities"],
+                   "hostname": record.request["hostname"]}
+        ours, theirs = pair()
+        procs = record.group.procs_paths() if record.group is not None else []
+        if os.fork() == 0:
+            spawn.run_exec(settled, self._s.ids, record.pid, record.pidfd, procs, fds, theirs)
+        theirs.close()
+        for fd in fds:
+            os.close(fd)
+        fds.clear()
+        execution = ExecRecord(record, reply)
+        self._s.loop.watch(ours.fileno(), lambda: self._progress(execution, ours))
+        self._s.loop.watch(reply.fileno(), lambda: self._hung_up(execution))
+
+    def _progress(self, execution: ExecRecord, sync: Channel) -> None:
+        try:
+            received = sync.receive()
+        except OSError:
+            received = None
+        if received is None:
+            self._s.loop.unwatch(sync.fileno())
+            sync.close()
+            execution.started = True
+            if execution.failure is None and execution.pid:
+                self._tell(execution, {"started": {"pid": execution.pid}}, [execution.terminal] if execution.terminal >= 0 else [])
+            elif execution.failure is None:
+                execution.failure = {"kind": "", "text": "the container ended meanwhile"}
+            self._finish(execution)
+            return
+        message, fds = received
+        if "pid" in message:
+            execution.pid = message["pid"]
+            execution.status = self._early.pop(execution.pid, None)
+            if execution.status is None:
+                self._pids[execution.pid] = execution
+        elif "terminal" in message:
+            execution.terminal = fds[0]
+        elif "error" in message:
+            execution.failure = message["error"]
+
+    def ended(self, pid: int, status: int) -> None:
+        """Note the end of a child that is no container's PID 1."""
+        execution = self._pids.pop(pid, None)
+        if execution is None:
+            self._early[pid] = status
+            while len(self._early) > _MOST_EARLY:
+                self._early.pop(next(iter(self._early)))
+            return
+        execution.status = status
+        self._finish(execution)
+
+    def _finish(self, execution: ExecRecord) -> None:
+        """Tell the end once both the command's start and its status are known."""
+        if not execution.started or (execution.status is None and execution.failure is None):
+            return
+        if execution.failure is not None:
+            self._tell(execution, {"error": execution.failure})
+        elif execution.status is not None:
+            code = os.waitstatus_to_exitcode(execution.status)
+            self._tell(execution, {"exited": {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}})
+        if execution.terminal >= 0:
+            os.close(execution.terminal)
+            execution.terminal = -1
+        if execution.channel.socket.fileno() >= 0:
+            self._s.loop.unwatch(execution.channel.fileno())
+            execution.channel.close()
+
+    def _tell(self, execution: ExecRecord, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        try:
+            execution.channel.send(message, fds or [])
+        except OSError:
+            pass   # the caller has gone
+
+    def _hung_up(self, execution: ExecRecord) -> None:
+        """The caller gave up: end the command. It is our child, so its pid can't be another's."""
+        self._s.loop.unwatch(execution.channel.fileno())
+        execution.channel.close()
+        if execution.pid in self._pids:
+            os.kill(execution.pid, signal.SIGKILL)
+
+    def files(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
+        """Serve a copy in or out from a forked child in the container's mount namespace."""
+        record = self._s.containers.get(request["container"])
+        if os.fork() == 0:
+            try:
+                serve_files(request, record.mount_ns, self._s.ids, reply, fds)
+            finally:
+                os._exit(0)
+        reply.close()
+        for fd in fds:
+            os.close(fd)
+        fds.clear()
+
+    def idmap(self, request: dict[str, Any], reply: Channel) -> None:
+        """Answer with a user namespace that maps the account's own id to a container's, for idmapped mounts."""
+        ids = self._s.ids
+        ours, theirs = pair()
+        child = os.fork()
+        if child == 0:
+            try:
+                namespaces.unshare(namespaces.CLONE_NEWUSER)
+                theirs.send({})
+                theirs.receive()
+            finally:
+                os._exit(0)
+        theirs.close()
+        with ours:
+            ours.receive()
+            for file, own, inside in (("uid_map", ids.uid, request["uid"]), ("gid_map", ids.gid, request["gid"])):
+                fd = os.open(f"/proc/{child}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+                os.write(fd, f"{own} {ids.outer(inside)} 1\n".encode())
+                os.close(fd)
+            namespace = os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        answer(reply, {}, (namespace,))
+        os.close(namespace)

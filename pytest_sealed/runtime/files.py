@@ -1,0 +1,161 @@
+"""Copies into and out of a container: every path resolved beneath its root, no program of the image ever run.
+
+Runs in a forked child of the supervisor that has joined the container's mount namespace but none of its
+others, and keeps the session's ids: it can reach what the container's users can't, and they can't reach it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pytest_sealed.linux import files, namespaces, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_sealed.runtime.idmap import IdMap
+    from pytest_sealed.runtime.protocol import Channel
+
+__all__ = ["serve_files"]
+
+
+def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Channel, fds: list[int]) -> None:
+    """Answer one request on `reply`: {"ok": …} with a descriptor, or {"error": …}."""
+    process.set_dumpable(False)
+    try:
+        namespaces.setns(mount_ns, namespaces.CLONE_NEWNS)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        work = {"read": _read, "write": _write, "pack": _pack, "unpack": _unpack, "kind": _kind}[request["action"]]
+        result, passed = work(root, request, ids, fds)
+        reply.send({"ok": result}, passed)
+    except OSError as error:
+        reply.send({"error": {"kind": "files", "errno": error.errno or 0, "text": error.strerror or str(error)}})
+    except BaseException as error:
+        reply.send({"error": {"kind": "files", "errno": 0, "text": f"{type(error).__name__}: {error}"}})
+
+
+def _kind(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    fd = files.openat2(root, request["path"], os.O_PATH)
+    mode = os.fstat(fd).st_mode
+    return {"kind": "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"}, []
+
+
+def _read(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Open a regular file for reading."""
+    fd = files.openat2(root, request["path"], os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    facts = os.fstat(fd)
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(21, "Is a directory")
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(22, "not a regular file")
+    return {"mode": stat.S_IMODE(facts.st_mode), "size": facts.st_size}, [fd]
+
+
+def _write(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Open a regular file for writing, made with its parents if missing."""
+    parent = _directory(root, os.path.dirname(request["path"]), ids, _owner(request, ids))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+    os.umask(0)
+    # beneath the root again, so that a final link is followed only within it
+    name = os.path.basename(request["path"])
+    try:
+        fd = files.openat2(parent, name, flags | os.O_EXCL | os.O_NOFOLLOW, mode=request["mode"],
+                           resolve=files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS)
+        os.fchown(fd, *_owner(request, ids))
+    except FileExistsError:
+        fd = files.openat2(root, request["path"], os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(22, "not a regular file") from None
+        os.ftruncate(fd, 0)
+    return {}, [fd]
+
+
+def _owner(request: dict[str, Any], ids: IdMap) -> tuple[int, int]:
+    return ids.outer(request["uid"]), ids.outer(request["gid"])
+
+
+def _directory(root: int, path: str, ids: IdMap, owner: tuple[int, int]) -> int:
+    """Return a descriptor of the directory `path`; what is missing is made."""
+    try:
+        return files.openat2(root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        pass
+    parent = _directory(root, os.path.dirname(path), ids, owner)
+    name = os.path.basename(path)
+    os.mkdir(name, 0o755, dir_fd=parent)
+    os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+    return files.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, resolve=files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS)
+
+
+def _pack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Write the folder `path` to the descriptor as a tar stream: folders, files and links, nothing else."""
+    import tarfile
+    top = files.openat2(root, request["path"], os.O_RDONLY | os.O_DIRECTORY)
+    with os.fdopen(fds[0], "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        _pack_folder(archive, top, "")
+    return {}, []
+
+
+def _pack_folder(archive: Any, folder: int, prefix: str) -> None:
+    import tarfile
+    for name in sorted(os.listdir(folder)):
+        member = tarfile.TarInfo(prefix + name)
+        facts = os.lstat(name, dir_fd=folder)
+        member.mode, member.mtime = stat.S_IMODE(facts.st_mode) & 0o777, int(facts.st_mtime)
+        if stat.S_ISLNK(facts.st_mode):
+            member.type, member.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=folder)
+            archive.addfile(member)
+        elif stat.S_ISDIR(facts.st_mode):
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            member.type = tarfile.DIRTYPE
+            archive.addfile(member)
+            _pack_folder(archive, fd, f"{prefix}{name}/")
+            os.close(fd)
+        elif stat.S_ISREG(facts.st_mode):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            with os.fdopen(fd, "rb") as file:
+                member.size = os.fstat(fd).st_size
+                archive.addfile(member, file)
+
+
+def _unpack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Read a tar stream of ours from the descriptor into the folder `path`."""
+    import shutil
+    import tarfile
+    os.umask(0)
+    owner = _owner(request, ids)
+    top = _directory(root, request["path"], ids, owner)
+    beneath = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS
+    with os.fdopen(fds[0], "rb") as source, tarfile.open(fileobj=source, mode="r|") as archive:
+        for member in archive:
+            parent, name = os.path.split(member.name)
+            folder = files.openat2(top, parent or ".", os.O_RDONLY | os.O_DIRECTORY, resolve=beneath)
+            try:
+                if member.isdir():
+                    try:
+                        os.mkdir(name, member.mode, dir_fd=folder)
+                    except FileExistsError:
+                        continue
+                elif member.issym():
+                    _replace(name, folder)
+                    os.symlink(member.linkname, name, dir_fd=folder)
+                else:
+                    _replace(name, folder)
+                    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, member.mode, dir_fd=folder)
+                    data = archive.extractfile(member)
+                    with os.fdopen(fd, "wb") as file:
+                        if data is not None:
+                            shutil.copyfileobj(data, file)
+                os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+            finally:
+                os.close(folder)
+    return {}, []
+
+
+def _replace(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,66 @@
+"""Where writable layers live: whether memory can hold them, and how folders of foreign ids are removed."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pytest_sealed.linux import mounts, namespaces
+
+__all__ = ["memory_upper_works", "remove_tree"]
+
+
+def memory_upper_works(root: str, scratch: str) -> bool:
+    """Tell whether an overlay's upper layer works on tmpfs here, by removing a lower directory and making it again.
+
+    Older kernels' tmpfs has no `user.*` attributes: there the overlay mounts, and this gives EIO.
+    """
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mounts.mount("tmpfs", scratch, "tmpfs", 0, "size=1m")
+        for name in ("lower/a", "upper", "work"):
+            os.makedirs(f"{scratch}/{name}")
+        mounts.mount("overlay", root, "overlay", 0,
+                     f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work,userxattr")
+        os.rmdir(f"{root}/a")
+        os.mkdir(f"{root}/a")
+        os.mkdir(f"{root}/a/b")
+        os._exit(0)
+    except OSError:
+        os._exit(1)
+    finally:
+        os._exit(2)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder and all below it, following no link and ignoring what is gone. Never raises."""
+    try:
+        parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        _remove(os.path.basename(path), parent)
+    finally:
+        os.close(parent)
+
+
+def _remove(name: str, parent: int) -> None:
+    try:
+        if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+            os.unlink(name, dir_fd=parent)
+            return
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return
+    try:
+        for entry in os.listdir(fd):
+            _remove(entry, fd)
+    finally:
+        os.close(fd)
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError:
+        pass   # a mount point, or not ours: the sweep says so

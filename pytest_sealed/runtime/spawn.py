@@ -1,0 +1,269 @@
+"""The child's side: from a fork of the supervisor to the container's command.
+
+The order is that of `linux-notes`' start sequence: cgroups, network and mounts in the session's user
+namespace; then the container's own, in which the mounts are locked; then identity, limits, exec. The
+supervisor's side of each exchange is in `supervisor.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import termios
+
+from pytest_sealed.linux import files, namespaces, process
+from pytest_sealed.runtime import operations
+from pytest_sealed.runtime.user import Account, UnknownUser, resolve_user
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from pytest_sealed.runtime.idmap import IdMap
+    from pytest_sealed.runtime.protocol import Channel
+
+__all__ = ["run_container", "run_exec"]
+
+_TIOCGPTPEER = 0x5441
+_TIOCSPTLCK = 0x40045431
+_EVERY_NAMESPACE = (
+    namespaces.CLONE_NEWNS | namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNET | namespaces.CLONE_NEWIPC
+    | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWUSER
+)
+
+
+class StartFailed(Exception):
+    """Why a command can't start; `kind` says what the caller makes of it."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def run_container(request: dict[str, Any], steps: list[operations.Operation], ids: IdMap, root: str, stdio: list[int],
+                  sync: Channel) -> NoReturn:
+    """Become the container's PID 1; never returns. Failures go to the supervisor as {"error": …} on `sync`."""
+    try:
+        _reset()
+        context = operations.Context(ids, root)
+        operations.execute(steps, context)
+        account = _account(request, ids, context.root_fd)
+        if request["tty"]:
+            stdio = _terminal(account, ids, sync, outer=True)
+        else:
+            for fd in stdio:
+                _give(fd, account, ids)
+        _enter_user_namespace(account, ids, sync)
+        _become(request, account, ids, stdio, context.root_fd)
+        if request["init"]:
+            _fork_under_init(sync, request["tty"])
+        _execute(request, account)
+    except BaseException as error:
+        _fail(sync, error)
+    os._exit(127)
+
+
+def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: list[str], stdio: list[int],
+             sync: Channel) -> NoReturn:
+    """Become a command in a running container; never returns. The supervisor gets {"pid": …} of the command's process.
+
+    Entering the PID namespace counts for children only, so the command is a child of this process; it is
+    the supervisor's by the time this one has ended.
+    """
+    try:
+        _reset()
+        for path in procs:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, b"0")
+            os.close(fd)
+        root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        account = _account(request, ids, root_fd)
+        for fd in stdio:
+            _give(fd, account, ids)
+        namespaces.setns(pidfd, _EVERY_NAMESPACE)
+        child = os.fork()
+        if child:
+            sync.send({"pid": child})
+            os._exit(0)
+        if not ids.single:   # so that a terminal made here is the container's
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        if request["tty"]:
+            stdio = _terminal(account, ids, sync, outer=False)
+        _become(request, account, ids, stdio, root_fd)
+        _execute(request, account)
+    except BaseException as error:
+        _fail(sync, error)
+    os._exit(127)
+
+
+def _reset() -> None:
+    """Undo what the supervisor set for itself; no other process may look in, whatever it becomes."""
+    process.set_dumpable(False)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0)
+
+
+def _account(request: dict[str, Any], ids: IdMap, root_fd: int) -> Account:
+    return resolve_user(request["user"], root_fd=root_fd, count=65536 if ids.single else ids.count)
+
+
+def _give(fd: int, account: Account, ids: IdMap) -> None:
+    """Make a pipe the container user's, who may then reopen it as /dev/stdout."""
+    if fd >= 0 and not ids.single:
+        os.fchown(fd, ids.outer(account.uid), ids.outer(account.gid))
+
+
+def _terminal(account: Account, ids: IdMap, sync: Channel, *, outer: bool) -> list[int]:
+    """Open a terminal of the container's devpts; the master goes to the supervisor. See ioctl_tty(2).
+
+    `outer`: whether this process still is in the session's user namespace.
+    """
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if os.fstat(master).st_rdev != os.makedev(5, 2):
+        raise StartFailed("terminal", "the container's /dev/pts/ptmx is no terminal")
+    fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
+    slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+    if outer:
+        _give(slave, account, ids)
+    elif not ids.single:
+        os.fchown(slave, account.uid, -1)
+    sync.send({"terminal": True}, [master])
+    os.close(master)
+    return [slave, slave, slave]
+
+
+def _enter_user_namespace(account: Account, ids: IdMap, sync: Channel) -> None:
+    namespaces.unshare(namespaces.CLONE_NEWUSER)
+    sync.send({"map": [account.uid, account.gid]})
+    if sync.receive() is None:
+        os._exit(127)   # the supervisor gave this container up
+
+
+def _become(request: dict[str, Any], account: Account, ids: IdMap, stdio: list[int], root_fd: int) -> None:
+    """Take on the container's identity: session, descriptors, limits, capabilities, user."""
+    os.setsid()
+    null = files.openat2(root_fd, "dev/null", os.O_RDWR)
+    wanted = [null if fd < 0 else fd for fd in stdio]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in wanted]
+    for number, fd in enumerate(high):
+        os.dup2(fd, number)
+    if request["tty"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for name, soft, hard in request["rlimits"]:
+        _limit(name, soft, hard)
+    keep = frozenset(request["capabilities"])
+    process.drop_bounding(keep)
+    process.clear_ambient()
+    if ids.single:
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+    else:
+        os.setgroups(account.groups)
+        os.setresgid(account.gid, account.gid, account.gid)
+        process.set_keep_capabilities(True)
+        os.setresuid(account.uid, account.uid, account.uid)
+        process.set_keep_capabilities(False)
+    held = keep if account.uid == 0 else frozenset()
+    process.capset(held, held)
+    process.set_no_new_privs()
+    process.set_dumpable(False)
+    _change_directory(request["workdir"], root_fd)
+
+
+def _limit(name: str, soft: int, hard: int) -> None:
+    number = getattr(resource, f"RLIMIT_{name.upper()}")
+    infinite = resource.RLIM_INFINITY
+    try:
+        resource.setrlimit(number, (infinite if soft < 0 else soft, infinite if hard < 0 else hard))
+    except (ValueError, OSError) as error:
+        raise StartFailed("ulimit", f"ulimit {name}={soft}:{hard} can't be set: {error}") from error
+
+
+def _change_directory(path: str, root_fd: int) -> None:
+    try:
+        fd = files.openat2(root_fd, path, os.O_PATH | os.O_DIRECTORY)
+        os.fchdir(fd)
+        os.close(fd)
+        os.getcwd()   # ENOENT here means that the directory is outside the root
+    except OSError as error:
+        raise StartFailed("workdir", f"the working directory {path!r} can't be entered: {error.strerror}") from error
+
+
+def _fork_under_init(sync: Channel, terminal: bool) -> None:
+    """Fork: the parent stays PID 1 and reaps, the child goes on to the command."""
+    child = os.fork()
+    if child == 0:
+        if terminal:   # Ctrl-C is for the command; PID 1 would pass it on a second time
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.setpgid(0, 0)
+            os.tcsetpgrp(0, os.getpgrp())
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        return
+    sync.close()
+    process.close_range(0)
+    forwarded = set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+    for number in forwarded:
+        try:
+            signal.signal(number, lambda received, _frame: _pass_on(child, received))
+        except (OSError, ValueError):
+            continue   # reserved by the C library
+    while True:
+        try:
+            pid, status = os.wait()
+        except InterruptedError:
+            continue
+        except ChildProcessError:
+            os._exit(127)
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            # PID 1 can't end by a signal of its own namespace: the shells' 128 + n says it
+            os._exit(code if code >= 0 else 128 - code)
+
+
+def _pass_on(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _execute(request: dict[str, Any], account: Account) -> NoReturn:
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": account.home,
+                   "HOSTNAME": request["hostname"], **({"TERM": "xterm"} if request["tty"] else {}), **request["env"]}
+    argv = request["argv"]
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(0o022)
+    process.close_range(3, cloexec=True)
+    program, denied = argv[0], False
+    places = [program] if "/" in program else [f"{place or '.'}/{program}" for place in environment["PATH"].split(":")]
+    for place in places:
+        try:
+            os.execve(place, argv, environment)  # noqa: S606
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(place):
+                continue
+            if error.errno == errno.ENOENT:
+                raise StartFailed("command", f"{place}: its interpreter (the #! line or the dynamic loader) is not in the image") from None
+            if error.errno == errno.EACCES:
+                denied = True
+                continue
+            raise StartFailed("command", f"{place} can't be executed: {error.strerror}") from None
+    if denied:
+        raise StartFailed("command", f"{program} is not executable for the user {account.name or account.uid} (permission denied)")
+    where = "" if "/" in program else f" in PATH={environment['PATH']}"
+    raise StartFailed("command", f"there is no {program!r} in the image{where}")
+
+
+def _fail(sync: Channel, error: BaseException) -> None:
+    kind = getattr(error, "kind", None) or ("user" if isinstance(error, UnknownUser) else "")
+    try:
+        sync.send({"error": {"kind": kind, "errno": getattr(error, "errno", None) or 0,
+                             "text": str(error) if kind or isinstance(error, operations.StepFailed) else repr(error)}})
+    except OSError:
+        pass   # the supervisor is gone, and so is this process soon

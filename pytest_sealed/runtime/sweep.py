@@ -1,0 +1,76 @@
+"""What sessions that were killed left behind: found by their lock, which nobody holds any more, and removed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_session
+from pytest_sealed.runtime.client import run_root
+from pytest_sealed.runtime.launch import run_inside
+from pytest_sealed.runtime.scratch import remove_tree
+
+__all__ = ["live_sessions", "sweep"]
+
+
+def live_sessions() -> list[Path]:
+    """Return the run directories whose session is alive."""
+    return [path for path in _folders() if not _dead(path)]
+
+
+def sweep() -> list[str]:
+    """Remove what dead sessions left: cgroups, run directories, writable layers on disk. Returns a line for each."""
+    swept: list[str] = []
+    for path in _folders():
+        lock = FileLock(path / "lock", is_singleton=False)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue
+        try:
+            facts = _facts(path)
+            if "hierarchy" in facts and not remove_session(Hierarchy.from_json(facts["hierarchy"]), path.name):
+                continue   # its processes are still ending: the next sweep takes it
+            disk = facts.get("disk", "")
+            if disk and Path(disk).is_dir():
+                run_inside("pytest_sealed.runtime.sweep_worker", {"paths": [disk]})
+            remove_tree(str(path))
+            swept.append(f"session {path.name}: run directory {path}")
+        finally:
+            lock.release()
+    known = {path.name for path in _folders()}
+    hierarchy = detect()
+    for session in leftovers(hierarchy):
+        if session not in known and not _alive(session) and remove_session(hierarchy, session):
+            swept.append(f"session {session}: cgroups")
+    return swept
+
+
+def _folders() -> list[Path]:
+    return sorted(path for path in run_root().iterdir() if path.is_dir() and "-" in path.name)
+
+
+def _dead(path: Path) -> bool:
+    lock = FileLock(path / "lock", is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return False
+    lock.release()
+    return True
+
+
+def _alive(session: str) -> bool:
+    """Tell whether the process that a session is named after still lives: its run directory may be elsewhere."""
+    return Path("/proc", session.partition("-")[0]).exists()
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((path / "session.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

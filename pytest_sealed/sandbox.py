@@ -1,0 +1,232 @@
+"""A sandbox: containers and networks with one lifetime. Works without pytest: `with Sandbox() as sealed: …`."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, final, overload
+
+from pytest_sealed.container import Container, image
+from pytest_sealed.errors import HostUnsupported, SealedError, SpecError, nearest
+from pytest_sealed.images.store import Store
+from pytest_sealed.network import DEFAULT, Network
+from pytest_sealed.runtime.client import Session
+from pytest_sealed.spec import ContainerChanges, ContainerSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["HostReport", "Sandbox"]
+
+H = TypeVar("H", bound=Container)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """What containers of this session run on."""
+
+    mode: str
+    """How ids are mapped: "root", "subids" or "single" (the container's user is this account itself)."""
+    cgroup: str
+    """"v1", "v2" or "none"."""
+    limits: tuple[str, ...]
+    """The controllers whose limits can be enforced."""
+    kernel: str
+    store: str
+
+
+class _Shared:
+    """What a root sandbox and its children share: the store, and the session once one needs it."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._given = store
+        self._store: Store | None = store
+        self._session: Session | None = None
+        self._lock = threading.Lock()
+        self._warming: threading.Thread | None = None
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = Store()
+        return self._store
+
+    @property
+    def session(self) -> Session:
+        with self._lock:
+            if self._session is None:
+                if platform.system() != "Linux":
+                    raise HostUnsupported(f"containers need a Linux kernel, and this is {platform.system()}",
+                                          remedy="run the tests in a Linux virtual machine or on a Linux CI runner")
+                from pytest_sealed.runtime.sweep import sweep
+                sweep()
+                self._session = Session(self.store.root / "scratch")
+            return self._session
+
+    @property
+    def started(self) -> Session | None:
+        return self._session
+
+    def warm(self) -> None:
+        def start() -> None:
+            with contextlib.suppress(SealedError):   # the first use raises it again, in the test that needs it
+                self.session  # noqa: B018
+        self._warming = threading.Thread(target=start, name="sealed-warm", daemon=True)
+        self._warming.start()
+
+    def close(self) -> None:
+        if self._warming is not None:
+            self._warming.join()
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+
+
+class Sandbox:
+    """Containers and networks that end together. A context manager; the supervisor starts at the first use.
+
+    Args:
+        parent: a sandbox whose session this one shares; the networks and containers are its own.
+        name: for messages.
+        store: where images are; by default this account's store.
+    """
+
+    def __init__(self, *, parent: Sandbox | None = None, name: str = "sandbox", store: Store | None = None) -> None:
+        self.name = name
+        self.containers: list[Container] = []
+        self.networks: dict[str, Network] = {}
+        self._parent = parent
+        self._shared: _Shared = parent._shared if parent is not None else _Shared(store)
+        self._leases = contextlib.ExitStack()
+        self._closed = False
+
+    @property
+    def session(self) -> Session:
+        """The runtime's session, started at the first use.
+
+        Raises:
+            HostUnsupported: this host can't run containers; says why and what helps.
+        """
+        if self._closed:
+            raise SpecError(f"the sandbox {self.name!r} is closed", remedy="use it within its `with` block or fixture")
+        return self._shared.session
+
+    @property
+    def store(self) -> Store:
+        """Where images are."""
+        return self._shared.store
+
+    def warm(self) -> None:
+        """Start the supervisor in the background, so that the first container needn't wait for it."""
+        self._shared.warm()
+
+    def describe(self) -> HostReport:
+        """Return what containers run on here."""
+        session = self.session
+        return HostReport(mode=session.ids.mode, cgroup=session.hierarchy.version, limits=tuple(sorted(session.hierarchy.bases)),
+                          kernel=platform.release(), store=str(self.store.root))
+
+    def network(self, name: str = DEFAULT) -> Network:
+        """Return the network `name` of this sandbox, made if it isn't there."""
+        if name not in self.networks:
+            self.networks[name] = Network(self.session, name, self._subnets())
+        return self.networks[name]
+
+    def _subnets(self) -> set[str]:
+        own = {network.subnet for network in self.networks.values()}
+        return own | self._parent._subnets() if self._parent is not None else own
+
+    @overload
+    def run(self, what: str, command: Sequence[str] | None = None, *, start: bool = True,
+            **options: Unpack[ContainerChanges]) -> Container: ...
+    @overload
+    def run(self, what: ContainerSpec[H], command: Sequence[str] | None = None, *, start: bool = True,
+            **options: Unpack[ContainerChanges]) -> H: ...
+    def run(self, what: str | ContainerSpec[H], command: Sequence[str] | None = None, *, start: bool = True,
+            **options: Unpack[ContainerChanges]) -> Container | H:
+        """Start a container and wait until it is ready.
+
+        Args:
+            what: a spec, or an image's name.
+            command: instead of the image's.
+            start: False returns the handle at once; `handle.start()` starts it later.
+            options: changes to the spec, see `ContainerChanges`.
+
+        Raises:
+            ImageNotFound: the store has no such image; names the nearest and the command that makes it.
+            SpecError: something asked for can't be; says what and the remedy.
+            ContainerFailed: it did not start, ended early, or was not ready in time.
+        """
+        spec: ContainerSpec[Container] = image(what) if isinstance(what, str) else what
+        if command is not None:
+            spec = spec.replace(command=command)
+        if options:
+            spec = spec.replace(**options)
+        session = self.session
+        found = self.store.get(spec.image)
+        networks = self._networks(spec)
+        name = self._name(spec, found.reference, networks)
+        self._leases.enter_context(self.store.lease(found))
+        container = spec.handle(session, spec, found, name=name, networks=networks)
+        self.containers.append(container)
+        if start:
+            container.start()
+        return container
+
+    def _networks(self, spec: ContainerSpec[Container]) -> list[Network]:
+        if spec.networks is None:
+            return [self.network()]
+        return [network if isinstance(network, Network) else self._named(network) for network in spec.networks]
+
+    def _named(self, name: object) -> Network:
+        sandbox: Sandbox | None = self
+        known: list[str] = []
+        while sandbox is not None:
+            if name in sandbox.networks:
+                return sandbox.networks[str(name)]
+            known += sandbox.networks
+            sandbox = sandbox._parent
+        raise SpecError(f"there is no network {name!r} in this sandbox{nearest(str(name), known)}",
+                        remedy=f"make it first: sealed.network({str(name)!r})")
+
+    def _name(self, spec: ContainerSpec[Container], reference: str, networks: list[Network]) -> str:
+        taken = {other for network in networks for member in network.members for other in (member.name, *member.spec.aliases)}
+        taken |= {container.name for container in self.containers if not container._removed}
+        if spec.name is not None:
+            for name in (spec.name, *spec.aliases):
+                if name in taken:
+                    raise SpecError(f"there is a container called {name!r} already", remedy="give name= another, or remove() that one first")
+            return spec.name
+        base = reference.rpartition("/")[2].partition(":")[0].partition("@")[0]
+        return next(name for name in (base, *(f"{base}-{count}" for count in range(2, 100_000))) if name not in taken)
+
+    def close(self) -> None:
+        """End all containers, drop all networks; idempotent. A root sandbox ends the session with all its children."""
+        if self._closed:
+            return
+        self._closed = True
+        session = self._shared.started
+        try:
+            if session is not None and session.alive:
+                with contextlib.ExitStack() as stack:
+                    for network in self.networks.values():
+                        stack.callback(network.close)
+                    for container in self.containers:
+                        stack.callback(container.remove)
+        finally:
+            self._leases.close()
+            if self._parent is None:
+                self._shared.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.name} {len(self.containers)} containers>"
