@@ -78,13 +78,16 @@ class Container:
         spec: what it was made from.
         name: on its networks.
         id: of this container, in this session.
+        networks: those that it has its name on.
+        joins: those that it is on besides, nameless.
         started_at: seconds since the epoch when the start was asked for; None before.
         start_seconds: from there until it was ready; None before.
     """
 
-    def __init__(self, session: Session, spec: ContainerSpec[Any], found: Image, *, name: str, networks: Sequence[Network]) -> None:
+    def __init__(self, session: Session, spec: ContainerSpec[Any], found: Image, *, name: str, networks: Sequence[Network],
+                 joins: Sequence[Network] = ()) -> None:
         self.spec, self.name = spec, name
-        self.networks = tuple(networks)
+        self.networks, self.joins = tuple(networks), tuple(joins)
         self.id = f"{name}-{os.urandom(4).hex()}"
         self.addresses: dict[str, str] = {}
         self.started_at: float | None = None
@@ -227,7 +230,8 @@ class Container:
                 ports = list(self._listeners)
                 request = run_request(
                     self.spec, self._image, container=self.id, name=self.name, ports=ports, mounts=mounts, tty=tty, stdio=bool(stdio),
-                    networks=[{"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks])
+                    networks=[*({"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks),
+                              *({"network": network.id, "names": []} for network in self.joins)])
                 listeners = [self._listeners.pop(port) for port in ports]
                 for listener in listeners:
                     passed.callback(listener.close)

@@ -13,7 +13,9 @@ from pytest_sealed.container import Container, image
 from pytest_sealed.errors import HostUnsupported, SealedError, SpecError, nearest
 from pytest_sealed.images.store import Store
 from pytest_sealed.network import DEFAULT, Network
+from pytest_sealed.runtime.cgroups import detect
 from pytest_sealed.runtime.client import Session
+from pytest_sealed.runtime.idmap import find_id_map
 from pytest_sealed.spec import ContainerChanges, ContainerSpec
 
 if TYPE_CHECKING:
@@ -92,11 +94,13 @@ class Sandbox:
     Args:
         parent: a sandbox whose session this one shares; the networks and containers are its own.
         name: for messages.
+        network: the name of the network that its containers are on unless they say otherwise.
         store: where images are; by default this account's store.
     """
 
-    def __init__(self, *, parent: Sandbox | None = None, name: str = "sandbox", store: Store | None = None) -> None:
+    def __init__(self, *, parent: Sandbox | None = None, name: str = "sandbox", network: str = DEFAULT, store: Store | None = None) -> None:
         self.name = name
+        self._default = network
         self.containers: list[Container] = []
         self.networks: dict[str, Network] = {}
         self._parent = parent
@@ -125,13 +129,15 @@ class Sandbox:
         self._shared.warm()
 
     def describe(self) -> HostReport:
-        """Return what containers run on here."""
-        session = self.session
-        return HostReport(mode=session.ids.mode, cgroup=session.hierarchy.version, limits=tuple(sorted(session.hierarchy.bases)),
+        """Return what containers run on here; starts nothing."""
+        session = self._shared.started
+        ids, hierarchy = (session.ids, session.hierarchy) if session is not None else (find_id_map(), detect())
+        return HostReport(mode=ids.mode, cgroup=hierarchy.version, limits=tuple(sorted(hierarchy.bases)),
                           kernel=platform.release(), store=str(self.store.root))
 
-    def network(self, name: str = DEFAULT) -> Network:
-        """Return the network `name` of this sandbox, made if it isn't there."""
+    def network(self, name: str | None = None) -> Network:
+        """Return the network `name` of this sandbox, by default the one that its containers share; made if it isn't there."""
+        name = name or self._default
         if name not in self.networks:
             self.networks[name] = Network(self.session, name, self._subnets())
         return self.networks[name]
@@ -166,15 +172,28 @@ class Sandbox:
             spec = spec.replace(command=command)
         if options:
             spec = spec.replace(**options)
+        container = self.plan(spec)
+        if start:
+            container.start()
+        return container
+
+    def plan(self, spec: ContainerSpec[H], *, joins: Sequence[Network] = ()) -> H:
+        """Return a container that has not started: its facts are there, and `start()` starts it.
+
+        Args:
+            spec: what it shall be.
+            joins: networks that it is on besides, nameless: it reaches who is on them by name, and nobody there finds it.
+
+        Raises:
+            ImageNotFound, SpecError: as `run`.
+        """
         session = self.session
         found = self.store.get(spec.image)
         networks = self._networks(spec)
         name = self._name(spec, found.reference, networks)
         self._leases.enter_context(self.store.lease(found))
-        container = spec.handle(session, spec, found, name=name, networks=networks)
+        container = spec.handle(session, spec, found, name=name, networks=networks, joins=joins)
         self.containers.append(container)
-        if start:
-            container.start()
         return container
 
     def _networks(self, spec: ContainerSpec[Container]) -> list[Network]:
