@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 import threading
 from collections.abc import Sequence
@@ -221,7 +222,7 @@ class Sandbox:
                     raise SpecError(f"there is a container called {name!r} already", remedy="give name= another, or remove() that one first")
             return spec.name
         base = reference.rpartition("/")[2].partition(":")[0].partition("@")[0]
-        return next(name for name in (base, *(f"{base}-{count}" for count in range(2, 100_000))) if name not in taken)
+        return next(name for name in itertools.chain([base], (f"{base}-{count}" for count in itertools.count(2))) if name not in taken)
 
     def close(self) -> None:
         """End all containers, drop all networks; idempotent. A root sandbox ends the session with all its children."""

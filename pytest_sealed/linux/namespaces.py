@@ -28,6 +28,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+_CLONE_INTO_CGROUP = 0x200000000
 
 
 def unshare(flags: int) -> None:
@@ -40,16 +41,32 @@ def setns(fd: int, flags: int) -> None:
     check(libc.setns(fd, flags), "setns")
 
 
-def fork_into(flags: int) -> int:
-    """Fork, the child in new namespaces: os.fork() with clone(2)'s flags.
+class _CloneArgs(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in (
+        "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid", "set_tid_size", "cgroup"))
+
+
+def fork_into(flags: int, cgroup_fd: int = -1) -> int:
+    """Fork, the child in new namespaces: os.fork() with the flags of clone(2) or clone3(2).
+
+    Args:
+        cgroup_fd: directory of a cgroup v2 that the child is born in. Cheaper than a move: that waits for an
+            RCU grace period, some 10 ms on a busy machine.
 
     Returns:
         0 in the child, the child's pid in the parent. The child has no other thread and must not be
         made from a process that has.
     """
     hooks = ctypes.pythonapi
+    call, size, arguments = number("clone"), 0, None
+    if cgroup_fd >= 0:
+        arguments = _CloneArgs(flags=flags | _CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=cgroup_fd)
+        call, size = number("clone3"), ctypes.sizeof(arguments)
     hooks.PyOS_BeforeFork()
-    pid = libc.syscall(number("clone"), flags | signal.SIGCHLD, 0, 0, 0, 0)
+    if arguments is not None:
+        pid = libc.syscall(call, ctypes.byref(arguments), size)
+    else:
+        pid = libc.syscall(call, flags | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
         hooks.PyOS_AfterFork_Child()
         return 0

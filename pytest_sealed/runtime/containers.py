@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.records import Hub
     from pytest_sealed.runtime.supervisor import Supervisor
 
-__all__ = ["Containers"]
+__all__ = ["Containers", "fork_in_group"]
 
 _NAMESPACES = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS
 _MOST_BUSY_RETRIES = 8   # 1 ms doubling: a quarter of a second until a cgroup lets go
@@ -121,7 +121,7 @@ class Containers:
         ours, theirs = pair()
         flags = _NAMESPACES | (namespaces.CLONE_NEWNET if record.netns < 0 else 0)
         try:
-            record.pid = namespaces.fork_into(flags)
+            record.pid = fork_in_group(record.group, flags)
         except OSError:
             ours.close()
             theirs.close()
@@ -132,6 +132,7 @@ class Containers:
         record.become("created")
         record.pidfd = process.pidfd_open(record.pid)
         self._pids[record.pid] = record
+        record.sync, record.started = ours, False
         s.loop.watch(ours.fileno(), lambda: self._progress(record, ours))
         self._tell_names(record)
 
@@ -140,15 +141,15 @@ class Containers:
         assert group is not None  # noqa: S101  (for the type checker)
         host = [(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]]
         return Facts(
-            scratch_point=f"{s.run_dir}/scratch", disk=f"{s.config['disk']}/{record.id}", etc=record.etc, procs=group.procs_paths(),
-            memory_upper=s.memory_upper, cgroup2=s.hierarchy.version == "v2" and bool(group.procs_paths()),
+            scratch_point=f"{s.run_dir}/scratch", disk=f"{s.config['disk']}/{record.id}", etc=record.etc, procs=group.entry()[1],
+            memory_upper=s.memory_upper, cgroup2=s.hierarchy.version == "v2" and bool(group.directories),
             cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
             bound=[(f"{s.run_dir}/host{source}", target, read_only) for source, target, read_only in host],
             kept=record.mount_ns if record.mount_ns >= 0 else None,
         )
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
-        """Take the child's next message: {"map"}, {"terminal"}, {"error"}, or the end, which exec brings."""
+        """Take the child's next message: {"map"}, {"terminal"}, {"exec"}, {"error"}, or the end, which exec brings."""
         try:
             received = sync.receive()
         except OSError:
@@ -156,14 +157,18 @@ class Containers:
         if received is None:
             self._s.loop.unwatch(sync.fileno())
             sync.close()
-            self._execed(record)
-            return
+            record.sync = None
+            if record.started and record.failure is None:
+                self._running(record)
+            return   # else its end, which follows at once, tells
         message, fds = received
         if "map" in message:
             self._write_maps(record, *message["map"])
             sync.send({"mapped": True})
         elif "terminal" in message:
             record.terminal = fds[0]
+        elif "exec" in message:
+            record.started = True
         elif "error" in message:
             record.failure = message["error"]
 
@@ -176,13 +181,10 @@ class Containers:
         if record.mount_ns < 0:   # keeps its files reachable after its end, for copies and a restart
             record.mount_ns = os.open(f"/proc/{record.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _execed(self, record: ContainerRecord) -> None:
-        if record.failure is not None or record.state != "created":
-            return   # its end, which follows at once, tells
-        if record.pidfd >= 0 and not _has_execed(record.pid):
-            return   # died before exec without a word: its end tells
+    def _running(self, record: ContainerRecord) -> None:
         record.become("running")
-        self._s.forwarder.tell({"op": "up", "container": record.id, "address": self._first_address(record)}, self._first_hub(record))
+        if record.addresses:
+            self._s.forwarder.tell({"op": "up", "container": record.id, "address": self._first_address(record)}, self._first_hub(record))
         terminal = [record.terminal] if record.terminal >= 0 else []
         self._tell(record, {"started": {"pid": record.pid, "addresses": record.addresses}}, terminal)
 
@@ -219,6 +221,8 @@ class Containers:
         if record is None:
             return False
         code = os.waitstatus_to_exitcode(status)
+        while record.sync is not None:   # it was quicker than our look at its last messages
+            self._progress(record, record.sync)
         record.pid = 0
         self._close(record, "pidfd", "terminal")
         if record.group is not None:
@@ -343,13 +347,16 @@ class Containers:
         return not self._records
 
 
-def _has_execed(pid: int) -> bool:
-    """Tell whether a child that closed its channel did so by exec: a dead one has no program any more."""
+def fork_in_group(group: Group, flags: int = 0) -> int:
+    """Fork a child that is born in a container's cgroup v2, where there is one; it enters those of v1 by itself."""
+    directory, _ = group.entry()
+    if directory is None:
+        return namespaces.fork_into(flags)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return False
-    return True
+        return namespaces.fork_into(flags, fd)
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, text: str) -> None:

@@ -9,6 +9,7 @@ from pytest_sealed.errors import SealedError
 from pytest_sealed.linux import namespaces
 from pytest_sealed.runtime import spawn
 from pytest_sealed.runtime.answers import answer
+from pytest_sealed.runtime.containers import fork_in_group
 from pytest_sealed.runtime.files import serve_files
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.records import ExecRecord
@@ -43,8 +44,9 @@ class Execs:
         settled = {**request, "rlimits": record.request["rlimits"], "capabilities": record.request["capabilities"],
                    "hostname": record.request["hostname"]}
         ours, theirs = pair()
-        procs = record.group.procs_paths() if record.group is not None else []
-        if os.fork() == 0:
+        assert record.group is not None  # noqa: S101  (it runs)
+        procs = record.group.entry()[1]
+        if fork_in_group(record.group) == 0:
             spawn.run_exec(settled, self._s.ids, record.pid, record.pidfd, procs, fds, theirs)
         theirs.close()
         for fd in fds:

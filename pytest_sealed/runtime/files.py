@@ -10,6 +10,7 @@ import os
 import stat
 
 from pytest_sealed.linux import files, namespaces, process
+from pytest_sealed.runtime.spawn import forbid_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_files"]
 
+_MODULES: dict[str, Any] = {}
+"""What copies of folders need: too much for the supervisor, and not to be imported in a container."""
+
 
 def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Channel, fds: list[int]) -> None:
     """Answer one request on `reply`: {"ok": …} with a descriptor, or {"error": …}."""
     process.set_dumpable(False)
+    if request["action"] in ("pack", "unpack"):
+        import shutil
+        import tarfile
+        _MODULES.update(shutil=shutil, tarfile=tarfile)
+    forbid_imports()
     try:
         namespaces.setns(mount_ns, namespaces.CLONE_NEWNS)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -91,7 +100,7 @@ def _directory(root: int, path: str, ids: IdMap, owner: tuple[int, int]) -> int:
 
 def _pack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Write the folder `path` to the descriptor as a tar stream: folders, files and links, nothing else."""
-    import tarfile
+    tarfile = _MODULES["tarfile"]
     top = files.openat2(root, request["path"], os.O_RDONLY | os.O_DIRECTORY)
     with os.fdopen(fds[0], "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         _pack_folder(archive, top, "")
@@ -99,7 +108,7 @@ def _pack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tup
 
 
 def _pack_folder(archive: Any, folder: int, prefix: str) -> None:
-    import tarfile
+    tarfile = _MODULES["tarfile"]
     for name in sorted(os.listdir(folder)):
         member = tarfile.TarInfo(prefix + name)
         facts = os.lstat(name, dir_fd=folder)
@@ -122,8 +131,7 @@ def _pack_folder(archive: Any, folder: int, prefix: str) -> None:
 
 def _unpack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Read a tar stream of ours from the descriptor into the folder `path`."""
-    import shutil
-    import tarfile
+    shutil, tarfile = _MODULES["shutil"], _MODULES["tarfile"]
     os.umask(0)
     owner = _owner(request, ids)
     top = _directory(root, request["path"], ids, owner)

@@ -26,7 +26,8 @@ class ContainerRecord:
     """A container: its request, its state, and what the supervisor holds for it until it is removed."""
 
     __slots__ = ("addresses", "attached", "channel", "etc", "exit", "failure", "group", "id", "mount_ns", "netns", "on_gone", "pid",
-                 "pidfd", "removed", "request", "state", "stats", "terminal")
+                 "pidfd", "removed", "request", "started", "state", "stats", "sync",
+                 "terminal")
 
     def __init__(self, request: dict[str, Any], channel: Channel) -> None:
         self.id: str = request["id"]
@@ -40,6 +41,10 @@ class ContainerRecord:
         """Network → address in it."""
         self.attached: list[tuple[int, str, str]] = []
         self.etc = ""
+        self.sync: Channel | None = None
+        """To the child until it has started its command."""
+        self.started = False
+        """Whether the child got as far as the exec."""
         self.failure: dict[str, Any] | None = None
         self.exit: dict[str, Any] | None = None
         self.stats: dict[str, Any] = {}

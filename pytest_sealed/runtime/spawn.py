@@ -12,6 +12,7 @@ import fcntl
 import os
 import resource
 import signal
+import sys
 import termios
 
 from pytest_sealed.linux import files, namespaces, process
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.idmap import IdMap
     from pytest_sealed.runtime.protocol import Channel
 
-__all__ = ["run_container", "run_exec"]
+__all__ = ["forbid_imports", "run_container", "run_exec"]
 
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
@@ -60,7 +61,7 @@ def run_container(request: dict[str, Any], steps: list[operations.Operation], id
         _become(request, account, ids, stdio, context.root_fd)
         if request["init"]:
             _fork_under_init(sync, request["tty"])
-        _execute(request, account)
+        _execute(request, account, sync)
     except BaseException as error:
         _fail(sync, error)
     os._exit(127)
@@ -94,7 +95,7 @@ def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: l
         if request["tty"]:
             stdio = _terminal(account, ids, sync, outer=False)
         _become(request, account, ids, stdio, root_fd)
-        _execute(request, account)
+        _execute(request, account, sync)
     except BaseException as error:
         _fail(sync, error)
     os._exit(127)
@@ -103,10 +104,17 @@ def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: l
 def _reset() -> None:
     """Undo what the supervisor set for itself; no other process may look in, whatever it becomes."""
     process.set_dumpable(False)
+    forbid_imports()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.umask(0)
+
+
+def forbid_imports() -> None:
+    """Import nothing from here on: in a container's mount namespace the module path leads to the container's files."""
+    sys.meta_path.clear()
+    sys.path.clear()
 
 
 def _account(request: dict[str, Any], ids: IdMap, root_fd: int) -> Account:
@@ -233,7 +241,8 @@ def _pass_on(pid: int, number: int) -> None:
         pass
 
 
-def _execute(request: dict[str, Any], account: Account) -> NoReturn:
+def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoReturn:
+    sync.send({"exec": True})   # the end of the channel without an error after it is the exec's
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": account.home,
                    "HOSTNAME": request["hostname"], **({"TERM": "xterm"} if request["tty"] else {}), **request["env"]}
     argv = request["argv"]

@@ -127,8 +127,16 @@ class Group:
         for path in self.procs_paths():
             write(path, str(pid))
 
+    def entry(self) -> tuple[str | None, list[str]]:
+        """Return how a child gets in without a move of a whole process, which waits for an RCU grace period.
+
+        That is a cgroup v2 directory that it is born in (`fork_into`), and v1 files to which it writes `0` while it has one thread.
+        """
+        newer = next((directory for directory in self._distinct() if os.path.exists(f"{directory}/cgroup.events")), None)
+        return newer, [f"{directory}/tasks" for directory in self._distinct() if directory != newer]
+
     def procs_paths(self) -> list[str]:
-        """Return the files to which a forked child writes `0` to enter by itself."""
+        """Return the files to which a process with threads writes `0` to enter by itself."""
         return [f"{directory}/cgroup.procs" for directory in self._distinct()]
 
     def pids(self) -> list[int]:

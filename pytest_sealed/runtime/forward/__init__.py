@@ -1,0 +1,1 @@
+"""The forwarder: host loopback ports to container ports, and container logs to spool files. One process, one loop."""

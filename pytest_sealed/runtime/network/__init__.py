@@ -1,0 +1,1 @@
+"""The network service: hubs, veths, addresses, names. The one process that imports pyroute2."""
