@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 TYPE_CHECKING = False   # not imported: the supervisor starts without `typing`
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, waits
-from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, InternalError, SpecError
+from pytest_sealed.errors import ContainerNotStarted, InternalError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed
 from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
@@ -100,7 +100,7 @@ class Container:
         self._ports: dict[int, int] = {}
         self._status: Status = "creating"
         self._exit: dict[str, Any] | None = None
-        self._failure: ContainerFailed | None = None
+        self._failure: SealedError | None = None
         self._removed = False
         argv_of(spec, found)
         for port in ports_of(spec, found) if self.networks else ():
@@ -289,7 +289,8 @@ class Container:
             raise TimeoutError(f"container {self.name!r} still runs after {timeout:g} s")
         if self._exit is None:
             raise self._failure or InternalError(f"container {self.name!r} has no exit status")
-        return self._exit["code"] if self._exit["code"] is not None else 128 + self._exit["signal"]
+        code = self._exit["code"]
+        return int(code if code is not None else 128 + self._exit["signal"])
 
     def signal(self, number: int | str) -> None:
         """Send a signal to its PID 1, which ignores what it has no handler for. See pid_namespaces(7)."""
@@ -402,7 +403,7 @@ class Container:
         if workdir:
             settled = settled.replace(workdir=workdir)
         base = run_request(settled, self._image, container=self.id, name=self.name, networks=[], ports=[], mounts=[])
-        return {"container": self.id, "argv": list(settled.command), "env": base["env"], "workdir": base["workdir"],
+        return {"container": self.id, "argv": list(settled.command or ()), "env": base["env"], "workdir": base["workdir"],
                 "user": base["user"] if user is None else str(user), "tty": tty}
 
     def logs(self, *, stream: Literal["stdout", "stderr"] | None = None, since: int | None = None, tail: int | None = None) -> str:

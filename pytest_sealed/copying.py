@@ -21,7 +21,8 @@ __all__ = ["get", "open_mounts", "put", "read", "write"]
 _COPY = 600.0   # seconds for a copy
 
 
-def _ask(session: Session, container: str, action: str, path: str, fds: list[int] | None = None, **fields: Any) -> tuple[dict[str, Any], list[int]]:
+def _ask(session: Session, container: str, action: str, path: str, fds: list[int] | None = None,
+         **fields: Any) -> tuple[dict[str, Any], list[int]]:
     if not path.startswith("/") or "\0" in path:
         raise SpecError(f"{path!r} is no absolute path of a container", remedy="begin it with '/'")
     with session.open("files", fds or [], container=container, action=action, path=path, **fields) as channel:

@@ -80,9 +80,11 @@ def _not_started(container: Container, request: dict[str, Any], error: dict[str,
     from pytest_sealed.runtime.client import error_from
     kind, text = error.get("kind", ""), error.get("text", "")
     if kind == "user":
-        return SpecError(f"exec in container {container.name!r}: {text}", remedy="give user= a name of the image's /etc/passwd, or a number")
+        return SpecError(f"exec in container {container.name!r}: {text}",
+                         remedy="give user= a name of the image's /etc/passwd, or a number")
     if kind in ("command", "workdir", "ulimit", "terminal"):
-        return ContainerFailed(f"exec in container {container.name!r}: {text}", remedy=f"look into it: sealed run -ti {container.image} sh")
+        return ContainerFailed(f"exec in container {container.name!r}: {text}",
+                               remedy=f"look into it: sealed run -ti {container.image} sh")
     if kind and kind[0].isupper():
         return error_from(error)
     if container.poll_exit(0.5):

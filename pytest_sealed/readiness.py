@@ -142,7 +142,9 @@ class _LogProbe:
         partial = sum(bool(rest and self._pattern.search(rest)) for rest in self._rest.values())
         if self._seen + partial >= self._condition.times:
             return None
-        return f"{self._seen} of {self._condition.times} such lines; the last line was {self._last[:200]!r}" if self._last else "no output yet"
+        if not self._last:
+            return "no output yet"
+        return f"{self._seen} of {self._condition.times} such lines; the last line was {self._last[:200]!r}"
 
 
 class _AllOf:

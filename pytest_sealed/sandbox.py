@@ -17,10 +17,11 @@ from pytest_sealed.network import DEFAULT, Network
 from pytest_sealed.runtime.cgroups import detect
 from pytest_sealed.runtime.client import Session
 from pytest_sealed.runtime.idmap import find_id_map
-from pytest_sealed.spec import ContainerChanges, ContainerSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from pytest_sealed.spec import ContainerChanges, ContainerSpec
 
 __all__ = ["HostReport", "Sandbox"]
 
@@ -219,7 +220,8 @@ class Sandbox:
         if spec.name is not None:
             for name in (spec.name, *spec.aliases):
                 if name in taken:
-                    raise SpecError(f"there is a container called {name!r} already", remedy="give name= another, or remove() that one first")
+                    raise SpecError(f"there is a container called {name!r} already",
+                                    remedy="give name= another, or remove() that one first")
             return spec.name
         base = reference.rpartition("/")[2].partition(":")[0].partition("@")[0]
         return next(name for name in itertools.chain([base], (f"{base}-{count}" for count in itertools.count(2))) if name not in taken)
@@ -241,6 +243,11 @@ class Sandbox:
             self._leases.close()
             if self._parent is None:
                 self._shared.close()
+
+    def leftovers(self) -> list[str]:
+        """Return what the session still has on the host after this, the root sandbox, has closed; normally nothing."""
+        session = self._shared.started
+        return session.leftovers() if session is not None else []
 
     def __enter__(self) -> Sandbox:
         return self

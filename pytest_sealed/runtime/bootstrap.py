@@ -13,11 +13,11 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-import socket  # noqa: E402
+import socket
 
-from pytest_sealed.linux import mounts, namespaces, process  # noqa: E402
-from pytest_sealed.runtime.idmap import IdMap  # noqa: E402
-from pytest_sealed.runtime.protocol import Channel  # noqa: E402
+from pytest_sealed.linux import mounts, namespaces, process
+from pytest_sealed.runtime.idmap import IdMap
+from pytest_sealed.runtime.protocol import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _write_maps(pid: int, ids: IdMap) -> None:
     if ids.single:
         _write(f"/proc/{pid}/setgroups", "deny")
     for file, gids in (("gid_map", True), ("uid_map", False)):
-        _write(f"/proc/{pid}/{file}", "".join("%d %d %d\n" % row for row in ids.session_map(gids)))
+        _write(f"/proc/{pid}/{file}", "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ids.session_map(gids)))
 
 
 def _run(argv: list[str]) -> None:

@@ -25,7 +25,7 @@ from filelock import FileLock
 from pytest_sealed import errors
 from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, StoreError
 from pytest_sealed.linux.process import pidfd_open
-from pytest_sealed.runtime.cgroups import Hierarchy, detect, remove_session
+from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_session
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.launch import start_supervisor
 from pytest_sealed.runtime.protocol import Channel, pair
@@ -45,14 +45,17 @@ def run_root() -> Path:
         StoreError: somebody else owns it, or it can't be made.
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    path = Path(base, "pytest-sealed") if base and os.access(base, os.W_OK) else Path(tempfile.gettempdir(), f"pytest-sealed-{os.geteuid()}")
+    temporary = Path(tempfile.gettempdir(), f"pytest-sealed-{os.geteuid()}")
+    path = Path(base, "pytest-sealed") if base and os.access(base, os.W_OK) else temporary
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         facts = path.lstat()
     except OSError as error:
-        raise StoreError(f"the run directory {path} can't be made: {error.strerror}", remedy="set XDG_RUNTIME_DIR to a folder of yours") from error
+        raise StoreError(f"the run directory {path} can't be made: {error.strerror}",
+                         remedy="set XDG_RUNTIME_DIR to a folder of yours") from error
     if facts.st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
-        raise StoreError(f"the run directory {path} is not this account's own folder", remedy=f"remove it, or set XDG_RUNTIME_DIR; see ls -ld {path}")
+        raise StoreError(f"the run directory {path} is not this account's own folder",
+                         remedy=f"remove it, or set XDG_RUNTIME_DIR; see ls -ld {path}")
     return path
 
 
@@ -131,7 +134,8 @@ class Session:
                 raise self._gone() from error
         return ours
 
-    def request(self, op: str, fds: list[int] | tuple[int, ...] = (), *, timeout: float = _ANSWER, **fields: Any) -> tuple[dict[str, Any], list[int]]:
+    def request(self, op: str, fds: list[int] | tuple[int, ...] = (), *, timeout: float = _ANSWER,
+                **fields: Any) -> tuple[dict[str, Any], list[int]]:
         """Send a request and return its result and descriptors.
 
         Raises:
@@ -159,7 +163,8 @@ class Session:
 
     def _gone(self) -> SealedError:
         if self._closed:
-            return errors.ContainerNotStarted("this sandbox is closed, and its containers are gone", remedy="use it within its `with` block or fixture")
+            return errors.ContainerNotStarted("this sandbox is closed, and its containers are gone",
+                                              remedy="use it within its `with` block or fixture")
         if readable_fd(self._pidfd, 0):
             return ContainerFailed("the supervisor of this session was killed, and all its containers with it",
                                    remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
@@ -194,6 +199,11 @@ class Session:
                 pidfd_send_signal(self._pidfd, signal.SIGKILL)
             readable_fd(self._pidfd, _END)
 
+    def leftovers(self) -> list[str]:
+        """Return what is still on the host after `close`, a line each; normally nothing. The next session sweeps it."""
+        found = [f"folder {path}" for path in (self.run_dir, self.disk) if path.exists()]
+        return found + [f"cgroups sealed-{name}" for name in leftovers(self.hierarchy) if name == self.name]
+
     def __enter__(self) -> Session:
         return self
 
@@ -226,7 +236,7 @@ def _site() -> str:
     spec = find_spec("pyroute2")
     if spec is None or not spec.submodule_search_locations:
         raise InternalError("pyroute2 is not installed", remedy="pip install pyroute2")
-    return os.path.dirname(list(spec.submodule_search_locations)[0])
+    return os.path.dirname(next(iter(spec.submodule_search_locations)))
 
 
 def _remove_folder(path: Path) -> None:

@@ -199,7 +199,8 @@ class Containers:
         record = self.get(container)
         up = record.state in ("running", "paused") and bool(record.addresses)
         self._s.forwarder.tell({"op": "listen", "container": container, "port": port,
-                                "address": self._first_address(record) if up else None}, [listener, *(self._first_hub(record) if up else [])])
+                                "address": self._first_address(record) if up else None},
+                               [listener, *(self._first_hub(record) if up else [])])
         os.close(listener)
 
     def _tell_names(self, record: ContainerRecord) -> None:

@@ -97,7 +97,8 @@ def translate(error: dict[str, Any], who: str) -> SealedError:
             "check this account's rows in /etc/subuid and /etc/subgid, and that newuidmap is setuid root (`apt install uidmap`); "
             "or run with SEALED_IDS=single"))
     if step in ("make the session's namespaces", "prepare the session's mounts"):
-        return HostUnsupported(f"this host denies what a container needs, at the step '{step}': {text}", remedy=_user_namespace_remedy(code))
+        return HostUnsupported(f"this host denies what a container needs, at the step '{step}': {text}",
+                               remedy=_user_namespace_remedy(code))
     if step.startswith("mount the"):
         return HostUnsupported(f"this host denies a /proc of our own: {text}", remedy=(
             "parts of /proc are masked here, as inside a Docker container: run it with --security-opt systempaths=unconfined"))

@@ -109,7 +109,7 @@ class Operation:
     __slots__: tuple[str, ...] = ()
 
     def __init__(self, *values: object) -> None:
-        for name, value in zip(self.__slots__, values):
+        for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.cgroups import Group
     from pytest_sealed.runtime.protocol import Channel
 
-__all__ = ["ContainerRecord", "ExecRecord", "Hub", "TRANSITIONS"]
+__all__ = ["TRANSITIONS", "ContainerRecord", "ExecRecord", "Hub"]
 
 # The states of the OCI runtime specification (runtime.md, "State"), and what may follow what.
 TRANSITIONS = {

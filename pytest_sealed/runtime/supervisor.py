@@ -15,18 +15,18 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pytest_sealed.errors import SpecError  # noqa: E402
-from pytest_sealed.linux import mounts, process  # noqa: E402
-from pytest_sealed.runtime.answers import answer, refuse  # noqa: E402
-from pytest_sealed.runtime.cgroups import Hierarchy, remove_session  # noqa: E402
-from pytest_sealed.runtime.containers import Containers  # noqa: E402
-from pytest_sealed.runtime.execs import Execs  # noqa: E402
-from pytest_sealed.runtime.helpers import Helper  # noqa: E402
-from pytest_sealed.runtime.hubs import Hubs  # noqa: E402
-from pytest_sealed.runtime.idmap import IdMap  # noqa: E402
-from pytest_sealed.runtime.loop import Loop  # noqa: E402
-from pytest_sealed.runtime.protocol import Channel, ProtocolError  # noqa: E402
-from pytest_sealed.runtime.scratch import memory_upper_works, remove_tree  # noqa: E402
+from pytest_sealed.errors import SpecError
+from pytest_sealed.linux import mounts, process
+from pytest_sealed.runtime.answers import answer, refuse
+from pytest_sealed.runtime.cgroups import Hierarchy, remove_session
+from pytest_sealed.runtime.containers import Containers
+from pytest_sealed.runtime.execs import Execs
+from pytest_sealed.runtime.helpers import Helper
+from pytest_sealed.runtime.hubs import Hubs
+from pytest_sealed.runtime.idmap import IdMap
+from pytest_sealed.runtime.loop import Loop
+from pytest_sealed.runtime.protocol import Channel, ProtocolError
+from pytest_sealed.runtime.scratch import memory_upper_works, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,0 +1,144 @@
+"""`sealed run [-ti] IMAGE [COMMAND …]`: one container in the foreground, gone when it ends."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from typing import Any
+
+from pytest_sealed.cli.terminal import Streams, Terminal
+from pytest_sealed.container import Container, image
+from pytest_sealed.errors import SpecError
+from pytest_sealed.sandbox import Sandbox
+from pytest_sealed.spec import ContainerOptions, ContainerSpec, Mount
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `run` to the commands."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "run", help="run a container in the foreground", description="Run a container in the foreground; it is gone when it ends. "
+        "In a terminal (-t), Ctrl-P Ctrl-Q ends it whatever it does.")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass it the standard input")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("-m", "--memory", metavar="SIZE", help="such as 64M")
+    parser.add_argument("--cpus", type=float, metavar="N", help="such as 0.5")
+    parser.add_argument("--pids", type=int, metavar="N")
+    parser.add_argument("-u", "--user", metavar="USER[:GROUP]")
+    parser.add_argument("-w", "--workdir", metavar="PATH")
+    parser.add_argument("-v", "--volume", action="append", default=[], metavar="HOST:PATH[:rw]", help="a host folder, read-only unless rw")
+    parser.add_argument("-p", "--publish", action="append", default=[], type=int, metavar="PORT",
+                        help="print the loopback port that leads to this port of it")
+    parser.add_argument("--name", metavar="NAME")
+    parser.add_argument("--network", choices=["default", "none"], default="default")
+    parser.add_argument("--entrypoint", metavar="PROGRAM")
+    parser.add_argument("--init", action="store_true", help="a small init is PID 1 and reaps orphans")
+    parser.add_argument("--read-only", action="store_true", help="the root file system can't be written")
+    parser.add_argument("--explain", action="store_true", help="print the steps that make the container, and run nothing")
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's, with its arguments")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the container; return its exit code, or 128 + n where signal n ended it."""
+    spec = _spec(args)
+    if args.explain:
+        return _explain(spec)
+    if args.tty and not os.isatty(0):
+        raise SpecError("-t needs a terminal, and the standard input is none", remedy="leave -t out, or run it from a terminal")
+    with Sandbox(name="run") as sandbox:
+        container = sandbox.run(spec, start=False)
+        for port in args.publish:
+            print(f"port {port} → 127.0.0.1:{container.port(port)}", file=sys.stderr)
+        with _ending(container):
+            if args.tty:
+                with Terminal(escape=b"\x10\x11") as terminal:
+                    master = container.launch(tty=True)
+                    assert master is not None  # noqa: S101  (asked for above)
+                    terminal.serve(master, container)
+            else:
+                with Streams(interactive=args.interactive) as streams:
+                    container.launch(stdio=streams.theirs)
+                    streams.serve(container)
+            code = container.wait()
+        if container.oom_killed:
+            print(f"sealed: {container.obituary()}", file=sys.stderr)
+        return code
+
+
+def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
+    options: ContainerOptions = {"wait": None, "init": args.init, "read_only": args.read_only, "env": _environment(args.env),
+                                 "mounts": [_mount(text) for text in args.volume]}
+    if args.command:
+        options["command"] = args.command[1:] if args.command[0] == "--" else args.command
+    if args.entrypoint is not None:
+        options["entrypoint"] = [args.entrypoint] if args.entrypoint else []
+    if args.network == "none":
+        options["network"] = None
+    given = {key: getattr(args, key) for key in ("memory", "cpus", "pids", "user", "workdir", "name") if getattr(args, key) is not None}
+    return image(args.image, **options, **given)
+
+
+def _environment(rows: list[str]) -> dict[str, str]:
+    environment = {}
+    for row in rows:
+        name, equals, value = row.partition("=")
+        if not equals:
+            raise SpecError(f"-e {row}: no value; nothing of the host's environment enters a container",
+                            remedy=f'give it: -e {row}="${row}"')
+        environment[name] = value
+    return environment
+
+
+def _mount(text: str) -> Mount:
+    source, colon, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not colon or mode not in ("", "ro", "rw"):
+        raise SpecError(f"-v {text} is not HOST:PATH or HOST:PATH:rw", remedy="for example -v ./data:/data")
+    return Mount(source=source, target=target, read_only=mode != "rw")
+
+
+def _explain(spec: ContainerSpec[Container]) -> int:
+    from pytest_sealed.images.store import Store
+
+    from pytest_sealed.request import run_request
+    from pytest_sealed.runtime.idmap import find_id_map
+    from pytest_sealed.runtime.plan import Facts, plan
+    found = Store().get(spec.image)
+    request = run_request(spec, found, container="ID", name=spec.name or "NAME", networks=[], ports=[], mounts=[])
+    request["resolv_conf"] = ""
+    ids = find_id_map()
+    facts = Facts(scratch_point="SCRATCH", disk="DISK", etc="ETC", procs=["CGROUP/tasks"], memory_upper=True)
+    print(f"ids: {ids.mode}; inside, user id 0 to {max(0, ids.count - 1)} are {ids.uid_start} and up on the host")
+    for step in plan(request, facts, ids):
+        print(step)
+    print(f"enter a user namespace; keep capabilities {', '.join(spec.capabilities)}; no_new_privs; "
+          f"run {' '.join(request['argv'])} as {request['user'] or 'root'}")
+    return 0
+
+
+@contextlib.contextmanager
+def _ending(container: Container) -> Any:
+    """End the container when this process is asked to end; pass an interrupt on, and kill at the second."""
+    interrupts = 0
+
+    def interrupted(number: int, _frame: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if container.status == "running":
+            container.kill() if interrupts > 1 else container.signal(number)
+
+    def ended(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+    previous = {number: signal.signal(number, handler) for number, handler in (
+        (signal.SIGINT, interrupted), (signal.SIGTERM, ended), (signal.SIGHUP, ended))}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
