@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pytest_sealed.linux import mounts, namespaces
+from pytest_sealed.linux import files, mounts, namespaces
 
 __all__ = ["memory_upper_works", "remove_tree"]
 
@@ -36,7 +36,7 @@ def memory_upper_works(root: str, scratch: str) -> bool:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder and all below it, following no link and ignoring what is gone. Never raises."""
+    """Remove a folder and all below it, following no link, crossing no mount, and ignoring what is gone. Never raises."""
     try:
         parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -52,7 +52,9 @@ def _remove(name: str, parent: int) -> None:
         if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
             os.unlink(name, dir_fd=parent)
             return
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        # Crossing no mount: the host's own root is mounted, writable, in the run directory as the supervisor sees it.
+        fd = files.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+                           resolve=files.RESOLVE_BENEATH | files.RESOLVE_NO_XDEV | files.RESOLVE_NO_SYMLINKS)
     except OSError:
         return
     try:

@@ -155,7 +155,7 @@ class Supervisor:
         self.hubs.socket(request["network"], reply)
 
     def do_listen(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
-        self.hubs.listen(request, reply)
+        self.hubs.listen(request, reply, self.containers.names_changed)
 
     def do_publish(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
         self.containers.publish(request["container"], request["port"], fds.pop(0))
@@ -218,7 +218,7 @@ class Supervisor:
         """Remove what the kernel doesn't: cgroups, the run directory, writable layers on disk."""
         remove_session(self.hierarchy, self.session)
         remove_tree(self.config["disk"])
-        for name in ("etc", "scratch", "root"):
+        for name in ("host", "etc", "scratch", "root"):   # host: the host's root, see bootstrap.seal_mounts
             try:
                 mounts.umount2(f"{self.run_dir}/{name}", mounts.MNT_DETACH)
             except OSError:
