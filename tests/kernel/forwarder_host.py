@@ -112,6 +112,7 @@ class ForwarderHost:
 
     def open_files(self) -> list[str]:
         """What the service's descriptors name, as in /proc/PID/fd."""
+        self.ask("traffic", container="nobody")    # until it is the service that runs in that process
         folder = f"/proc/{self.process.pid}/fd"
         found = []
         for name in os.listdir(folder):

@@ -55,7 +55,7 @@ class Loop:
             self._epoll.unregister(fd)
 
     def again(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once in the next round, after what became ready meanwhile."""
+        """Call `callback` once when this round's events are handled, and what `close_later` was told is closed."""
         self._again[callback] = None
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -84,6 +84,7 @@ class Loop:
             self._round()
 
     def _round(self) -> None:
+        self._close()
         if self._again:
             callbacks, self._again = self._again, {}
             for callback in callbacks:
@@ -95,13 +96,15 @@ class Loop:
                 self._timers = [timer for timer in self._timers if timer[0] > now]
                 for callback in due:
                     self._call(callback)
-        if self._closing:
-            for thing in self._closing:
-                try:
-                    thing.close()
-                except OSError:   # a reset socket reports its error once more; it is closed all the same
-                    pass
-            self._closing.clear()
+        self._close()
+
+    def _close(self) -> None:
+        for thing in self._closing:
+            try:
+                thing.close()
+            except OSError:   # a reset socket reports its error once more; it is closed all the same
+                pass
+        self._closing.clear()
 
     def _call(self, callback: Callable[[], None]) -> None:
         try:

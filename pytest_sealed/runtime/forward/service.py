@@ -102,7 +102,7 @@ class Service:
             os.close(fd)
         if "id" in message:
             self._outbox.append({"id": message["id"], **answer})
-            self._send_outbox()
+            self._loop.again(self._send_outbox)     # once this round's closing is done: an answer means that it is
 
     def _send_outbox(self) -> None:
         sent = 0
