@@ -22,7 +22,7 @@ def test_the_web_application_reaches_the_others_by_name(web: Container, db: Post
 
 
 def test_a_container_on_another_network_reaches_nothing(sealed: Sandbox, db: Postgres) -> None:
-    outsider = sealed.run("python", ["sleep", "infinity"], network="elsewhere", name="outsider")
+    outsider = sealed.run("python", ["sleep", "infinity"], network=sealed.network("elsewhere"))
     by_name = outsider.exec(["python3", "-c", KNOCK, "db", "5432"])
     assert by_name.exit_code != 0
     assert "gaierror" in by_name.stderr

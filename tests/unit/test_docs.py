@@ -1,0 +1,110 @@
+"""The documentation names only what is there: examples compile and type-check, links and commands lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Example, anchors, examples, links, pages
+
+from pytest_sealed.spec import ContainerOptions
+
+PYTHON = examples("python")
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for line, target in links(path):
+        file, _, fragment = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), f"{path.name}:{line}: {target} does not exist"
+        if fragment and found.suffix == ".md":
+            assert fragment in anchors(found), f"{path.name}:{line}: {target}: no such heading"
+
+
+@pytest.mark.parametrize("path", [path for path in pages() if "docs" in path.parts[-3:] or path.parent.name == "docs"],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_page_can_be_reached(path: Path) -> None:
+    if path.name == "README.md":
+        return
+    linked = {(page.parent / target.partition("#")[0]).resolve() for page in pages() for _, target in links(page)}
+    assert path.resolve() in linked, "no page links here"
+
+
+@pytest.mark.parametrize("example", PYTHON, ids=str)
+def test_every_example_is_python(example: Example) -> None:
+    tree = ast.parse(example.text, example.page)
+    names = [name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+             for name in (f"{node.module}.{alias.name}" for alias in node.names) if name.startswith("pytest_sealed")]
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert attribute in importlib.import_module(module).__all__, f"{example}: {name} is not public"
+
+
+def test_every_example_passes_the_type_checker(tmp_path: Path) -> None:
+    """Each page's examples are a package, in which a file sees what the page defined before it."""
+    if importlib.util.find_spec("mypy") is None:
+        pytest.fail("mypy is not installed: `.ci/setup test`")
+    sources = []
+    for number, example in enumerate(PYTHON):
+        name = f"{re.sub(r'[^a-z0-9]+', '_', example.page.lower())}_line_{example.line}_{number}.py"
+        (tmp_path / name).write_text(example.text)
+        sources.append(name)
+    assert sources, "no examples were found"
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--strict", "--no-error-summary",
+         "--cache-dir", str(ROOT / ".mypy_cache"), *sources],
+        cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in pages():
+        named = set(re.findall(r"`make ([a-z]+)", path.read_text())) | set(re.findall(r"^make ([a-z]+)", path.read_text(), re.MULTILINE))
+        assert named <= targets, f"{path.name}: no such target: {named - targets}"
+
+
+def test_every_sealed_command_that_is_named_exists() -> None:
+    from pytest_sealed.cli import commands
+    for path in pages():
+        text = path.read_text()
+        named = set(re.findall(r"`sealed ([a-z]+)", text)) | set(re.findall(r"^(?:sudo )?(?:\S*/)?sealed ([a-z]+)", text, re.MULTILINE))
+        assert named <= set(commands()), f"{path.name}: no such command: {named - set(commands())}"
+
+
+def test_every_container_option_has_a_place_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/container-options.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+    assert documented == set(ContainerOptions.__annotations__)
+
+
+def test_every_option_of_the_plugin_has_a_place_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/pytest.md").read_text()
+    source = (ROOT / "pytest_sealed/plugin/options.py").read_text()
+    declared = re.findall(r'add(?:option|ini)\(\s*"([\w-]+)"', source)
+    assert declared
+    for name in declared:
+        assert f"`{name}`" in page or f"`{name} " in page, f"{name} is not in docs/reference/pytest.md"
+
+
+def test_every_environment_variable_of_ours_has_a_place_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/pytest.md").read_text() + (ROOT / "docs/reference/cli.md").read_text()
+    used = {name for path in (ROOT / "pytest_sealed").rglob("*.py")
+            for name in re.findall(r"""environ(?:\.get\(|\[)["'](SEALED_\w+)["']""", path.read_text())}
+    for name in used:
+        assert f"`{name}" in page, f"{name} is in neither docs/reference/pytest.md nor cli.md"
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = ROOT / "docs/decisions"
+    index = (folder / "README.md").read_text()
+    for path in folder.glob("[0-9]*.md"):
+        assert f"({path.name})" in index, f"{path.name} is not in docs/decisions/README.md"
+        title = path.read_text().splitlines()[0]
+        assert re.fullmatch(rf"# {path.name[:4]}\. \S.*", title), f"{path.name} begins with {title!r}, not '# {path.name[:4]}. …'"
