@@ -19,8 +19,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 if __name__ == "__main__":
     sys.path.insert(0, ROOT)
 
-from pytest_sealed.linux import mounts, namespaces
-from pytest_sealed.runtime.protocol import Channel, pair
+from pytest_sealed.linux import mounts, namespaces  # noqa: E402
+from pytest_sealed.runtime.protocol import Channel, pair  # noqa: E402
 
 SERVICE = os.path.join(ROOT, "pytest_sealed", "runtime", "forward", "service.py")
 HUBS = 2
@@ -176,7 +176,7 @@ def _host(setup: Channel, service: int, rundir: str, pipes: str, files: str, tmp
     setup.close()
     namespaces.unshare(namespaces.CLONE_NEWNET)
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), int(files)))
-    os.execv(sys.executable, [sys.executable, "-I", "-S", SERVICE, str(service), rundir, pipes])
+    os.execv(sys.executable, [sys.executable, "-I", "-S", SERVICE, str(service), rundir, pipes])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import errno
 import resource
 import select
 import socket
-from typing import TYPE_CHECKING
 
 from pytest_sealed.runtime.forward.relay import Relay, reset_on_close
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_sealed.runtime.forward.hubs import Hub, Hubs
     from pytest_sealed.runtime.forward.loop import Loop
@@ -101,7 +101,7 @@ class Acceptor:
         for entry in [entry for entry in self._waiting if entry[0] is listener]:
             self._waiting.remove(entry)
             self._refuse(entry[1])
-        self._loop.close_later(listener.socket)
+        self._loop.close_later(listener.socket.close)
 
     def _watch(self, listener: Listener) -> None:
         self._loop.watch(listener.socket.fileno(), select.EPOLLIN, lambda _events: self._accept(listener))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_sealed.runtime.forward.pipes import Pipe, Pool
 

@@ -10,18 +10,14 @@ from __future__ import annotations
 import select
 import sys
 import time
-from collections.abc import Callable
-from typing import Protocol
 
-__all__ = ["Closable", "Loop"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Loop", "report"]
 
 _EVENTS = 256     # taken from the kernel in one round
-
-
-class Closable(Protocol):
-    """What `Loop.close_later` closes."""
-
-    def close(self) -> object: ...
 
 
 class Loop:
@@ -34,7 +30,7 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: dict[Callable[[], None], None] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
-        self._closing: list[Closable] = []
+        self._closing: list[Callable[[], object]] = []
         self._running = True
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
@@ -62,9 +58,9 @@ class Loop:
         """Call `callback` once after `seconds`."""
         self._timers.append((time.monotonic() + seconds, callback))
 
-    def close_later(self, thing: Closable) -> None:
-        """Close `thing` at the end of the round: its number must not be given out again while events for it are in hand."""
-        self._closing.append(thing)
+    def close_later(self, close: Callable[[], object]) -> None:
+        """Call `close` when this round's events are handled: a descriptor's number must not be given out again before."""
+        self._closing.append(close)
 
     def stop(self) -> None:
         self._running = False
@@ -99,9 +95,9 @@ class Loop:
         self._close()
 
     def _close(self) -> None:
-        for thing in self._closing:
+        for close in self._closing:
             try:
-                thing.close()
+                close()
             except OSError:   # a reset socket reports its error once more; it is closed all the same
                 pass
         self._closing.clear()

@@ -9,18 +9,20 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pytest_sealed.runtime.forward.flow import Flow, Side
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_sealed.runtime.forward.loop import Loop
     from pytest_sealed.runtime.forward.pipes import Pool
 
 __all__ = ["Relay", "reset_on_close"]
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+_LAST_ROUNDS = 16      # of a flow's budget each, for what a container sent before its end
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
@@ -91,10 +93,26 @@ class Relay:
 
     def settle(self) -> None:
         """The container is gone: deliver what it had sent, then end; in good order if it had ended so, else by a reset."""
-        if self._connected:
-            self._pump()
-        if self.open:
-            self.end(reset=not self._reply.done)
+        for _ in range(_LAST_ROUNDS):
+            # Its last packets may have come in this very round, with their events still to be handled.
+            for side in (self._client, self._upstream):
+                side.note(select.EPOLLIN | select.EPOLLOUT | select.EPOLLHUP)
+            before = self._reply.moved
+            if self._connected or self._is_connected():
+                self._connected = True
+                self._pump()
+            if not self.open:
+                return
+            if self._reply.moved == before:
+                break
+        self.end(reset=not self._reply.done)
+
+    def _is_connected(self) -> bool:
+        try:
+            self._upstream.socket.getpeername()
+        except OSError:
+            return False
+        return True
 
     def end(self, *, reset: bool) -> None:
         """Close both sockets, by RST if `reset`. Harmless when ended."""
@@ -110,5 +128,5 @@ class Relay:
                     reset_on_close(side.socket)
                 except OSError:
                     pass
-            self._loop.close_later(side.socket)
+            self._loop.close_later(side.socket.close)
         self._on_end(self)

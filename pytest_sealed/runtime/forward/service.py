@@ -15,8 +15,6 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any
 
 if __name__ == "__main__":     # -I leaves the script's own folder, and -S the site packages, off the path
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
@@ -28,12 +26,17 @@ from pytest_sealed.runtime.forward.pipes import Pool
 from pytest_sealed.runtime.forward.spool import SEGMENT_SIZE, LogPipe, Spool
 from pytest_sealed.runtime.protocol import Channel, ProtocolError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Message = dict[str, Any]
+
 __all__ = ["Service", "main"]
 
 _PIPES = 32            # most pipes lent: 1/32 of what an ordinary account has for all its processes
 _MESSAGES = 64         # handled in one round
-
-Message = dict[str, Any]
 
 
 class Service:

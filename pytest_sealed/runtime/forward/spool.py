@@ -14,10 +14,10 @@ import select
 import struct
 import termios
 import time
-from typing import TYPE_CHECKING
 
 from pytest_sealed.runtime.forward.record import MAGIC, RECORD, SEGMENT, SEGMENT_MAGIC
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_sealed.runtime.forward.loop import Loop
 
@@ -188,14 +188,5 @@ class LogPipe:
         if self.open:
             self.open = False
             self._loop.forget(self._fd)
-            self._loop.close_later(_Descriptor(self._fd))
-
-
-class _Descriptor:
-    __slots__ = ("_fd",)
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def close(self) -> None:
-        os.close(self._fd)
+            fd = self._fd
+            self._loop.close_later(lambda: os.close(fd))
