@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_sealed.plugin.fixtures import container_fixture, network_fixture
     from pytest_sealed.sandbox import Sandbox
     from pytest_sealed.spec import ContainerChanges, ContainerOptions, ContainerSpec, Limits, Mount, Tmpfs, make_spec
-    from pytest_sealed.waits import all_of, any_of, command, healthy, http, log, tcp
+    from pytest_sealed.waits import all_of, any_of, command, healthy, http, log, probe, tcp
 
 _HOMES = {
     "container": ("Container", "ExecResult", "Stats", "image"),
@@ -38,7 +38,7 @@ _HOMES = {
     "plugin.fixtures": ("container_fixture", "network_fixture"),
     "sandbox": ("Sandbox",),
     "spec": ("ContainerChanges", "ContainerOptions", "ContainerSpec", "Limits", "Mount", "Tmpfs", "make_spec"),
-    "waits": ("all_of", "any_of", "command", "healthy", "http", "log", "tcp"),
+    "waits": ("all_of", "any_of", "command", "healthy", "http", "log", "probe", "tcp"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -79,6 +79,7 @@ __all__ = [
     "log",
     "make_spec",
     "network_fixture",
+    "probe",
     "tcp",
 ]
 

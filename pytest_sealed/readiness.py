@@ -74,7 +74,14 @@ def _probe(container: Container, condition: waits.Wait) -> Probe:
         return _AllOf([_probe(container, part) for part in condition.conditions])
     if isinstance(condition, waits.AnyOf):
         return _any_of([_probe(container, part) for part in condition.conditions])
-    return lambda: condition.probe(container)
+    return lambda: _function(container, condition)
+
+
+def _function(container: Container, condition: waits.Probe) -> str | None:
+    try:
+        return condition.function(container)
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _tcp(container: Container, port: int) -> str | None:

@@ -6,13 +6,14 @@ These are descriptions, frozen and comparable; `pytest_sealed.readiness` carries
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Union, final
+from typing import Any, Literal, Union, final
 
 from pytest_sealed.errors import SpecError
 
-__all__ = ["AllOf", "AnyOf", "Command", "Healthy", "Http", "Log", "Tcp", "Wait", "all_of", "any_of", "command", "healthy",
-           "http", "log", "tcp"]
+__all__ = ["AllOf", "AnyOf", "Command", "Healthy", "Http", "Log", "Probe", "Tcp", "Wait", "all_of", "any_of", "command", "healthy",
+           "http", "log", "probe", "tcp"]
 
 
 def _port(value: int) -> int:
@@ -86,6 +87,20 @@ class Healthy:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """A function finds it ready. For protocols in which an open port does not mean that the server answers."""
+
+    function: Callable[[Any], str | None]
+    """Called with the handle, again and again: returns None when it is ready, else what it saw. An OSError is seen too."""
+    what: str
+    """What is waited for, for messages."""
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class AllOf:
     """Every one of several conditions has held."""
 
@@ -106,8 +121,8 @@ class AnyOf:
         return " or ".join(map(str, self.conditions))
 
 
-Wait = Union[Tcp, Http, Log, Command, Healthy, AllOf, AnyOf]  # noqa: UP007  (evaluated on Python 3.10)
-WAITS = (Tcp, Http, Log, Command, Healthy, AllOf, AnyOf)
+Wait = Union[Tcp, Http, Log, Command, Healthy, Probe, AllOf, AnyOf]  # noqa: UP007  (evaluated on Python 3.10)
+WAITS = (Tcp, Http, Log, Command, Healthy, Probe, AllOf, AnyOf)
 
 
 def tcp(port: int) -> Tcp:
@@ -144,6 +159,19 @@ def command(*argv: str) -> Command:
 def healthy() -> Healthy:
     """Wait until the image's health check succeeds."""
     return Healthy()
+
+
+def probe(function: Callable[[Any], str | None], what: str) -> Probe:
+    """Wait until `function(container)` returns None; until then it returns what it saw, for messages.
+
+    Args:
+        function: called again and again; an OSError that it raises counts as what it saw. Give up on a socket after
+            a second or two, so that the end of the container is noticed.
+        what: what is waited for, for example "an answer to PING".
+    """
+    if not callable(function):
+        raise SpecError(f"probe({function!r}) can't be called", remedy="give a function that takes the container's handle")
+    return Probe(function, what)
 
 
 def all_of(*conditions: Wait) -> AllOf:

@@ -1,0 +1,107 @@
+"""The pytest plugin: hooks and the `sealed` fixtures. Whatever weighs is imported when a test first needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_sealed.plugin import options
+from pytest_sealed.plugin.session import RUN, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_sealed.sandbox import Sandbox
+
+pytest_addoption = options.add
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        'sealed(name, **changes): change the container of this name for a test, class or module, for example '
+        '@pytest.mark.sealed("db", memory="64M"); the changes are keywords of pytest_sealed.ContainerOptions',
+    )
+    run = config.stash[RUN] = Run(config)
+    config.add_cleanup(run.close)   # also when the session never gets as far as its finish
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    from pytest_sealed.plugin.summary import header
+    return header(config.stash[RUN])
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.config.stash[RUN].collected(item)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[RUN].selected(session.items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[RUN].begin(item)
+    if item.get_closest_marker("sealed") is not None:
+        from pytest_sealed.plugin import markers
+        markers.check(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    item.config.stash[RUN].ending()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    if call.excinfo is None:
+        return (yield)
+    from pytest_sealed.plugin import report
+    report.trim(call.excinfo, item.config)
+    made = yield
+    if made.failed:
+        report.extend(made, item.config.stash[RUN].reported(item, call.when))
+    return made
+
+
+@pytest.hookimpl(trylast=True)   # after the runner's, which tears down what is left of wider scopes
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    run = session.config.stash[RUN]
+    run.close()
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["sealed"] = run.figures.pack()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Add an xdist worker's figures to those of the controller."""
+    packed = getattr(node, "workeroutput", {}).get("sealed")
+    if packed is not None:
+        node.config.stash[RUN].figures.add(packed)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    from pytest_sealed.plugin.summary import summarize
+    summarize(terminalreporter, config.stash[RUN].figures)
+
+
+@pytest.fixture
+def sealed(request: pytest.FixtureRequest) -> Sandbox:
+    """A sandbox for this test: run containers in it by hand. It is the one that the test's container fixtures are in."""
+    return request.config.stash[RUN].sandbox(request.node)
+
+
+@pytest.fixture(scope="module")
+def sealed_module(request: pytest.FixtureRequest) -> Sandbox:
+    """A sandbox for the tests of a module: the one that its module-scoped container fixtures are in."""
+    return request.config.stash[RUN].sandbox(request.node)
+
+
+@pytest.fixture(scope="session")
+def sealed_session(request: pytest.FixtureRequest) -> Sandbox:
+    """A sandbox for the whole run (one per xdist worker): the one that session-scoped container fixtures are in."""
+    return request.config.stash[RUN].sandbox(request.node)

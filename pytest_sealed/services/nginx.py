@@ -1,0 +1,47 @@
+"""nginx: a web server, ready when its port is open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from pytest_sealed.container import Container
+from pytest_sealed.spec import ContainerSpec, make_spec
+from pytest_sealed.waits import tcp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pytest_sealed.spec import ContainerOptions
+
+__all__ = ["Nginx", "nginx"]
+
+PORT = 80
+SHIPPED = "1.22"   # the version of the recipe "nginx"
+
+
+@final
+class Nginx(Container):
+    """An nginx server."""
+
+    def url(self, port: int = PORT, path: str = "", *, scheme: str = "http") -> str:
+        """Return the URL by which the test reaches it, for example `url(path="/index.html")`."""
+        return super().url(port, path, scheme=scheme)
+
+    @property
+    def internal_url(self) -> str:
+        """The URL by which containers on its network reach it."""
+        return f"http://{self.name}"
+
+
+def nginx(version: str = SHIPPED, **options: Unpack[ContainerOptions]) -> ContainerSpec[Nginx]:
+    """Describe an nginx server. Its pages and settings come by `mounts=`, or by `put` in `setup=`.
+
+    Args:
+        version: of the image; other ones than the shipped need an image `nginx:VERSION` in the store.
+        options: see `ContainerOptions`.
+
+    Raises:
+        SpecError: an unknown option, or a value that can't be.
+    """
+    options.setdefault("wait", tcp(PORT))
+    return make_spec("nginx" if version == SHIPPED else f"nginx:{version}", Nginx, options)
