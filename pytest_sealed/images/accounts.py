@@ -12,18 +12,19 @@ _GROUP = "root:x:0:\nadm:x:4:\ntty:x:5:\nshadow:x:42:\nutmp:x:43:\nnogroup:x:655
 
 
 def write_accounts(layer: LayerFile, accounts: tuple[Account, ...], passwd: str, group: str) -> None:
-    """Write passwd and group with `accounts` added to the given content (empty: root and nobody), and their homes."""
+    """Write passwd and group with `accounts` added to the given content (empty: root and nobody), and their homes.
+
+    The folders above are as in the layers below.
+    """
     users = _rows(passwd or _PASSWD, {account.name for account in accounts})
     groups = _rows(group or _GROUP, {account.name for account in accounts})
     for account in accounts:
         users.append(f"{account.name}:x:{account.uid}:{account.gid}:{account.name}:{account.home}:{account.shell}")
         groups.append(f"{account.name}:x:{account.gid}:")
-    layer.directory("etc")
     layer.file("etc/passwd", "".join(f"{row}\n" for row in users).encode())
     layer.file("etc/group", "".join(f"{row}\n" for row in groups).encode())
     for account in accounts:
         if account.home != "/":
-            layer.parents(account.home)
             layer.directory(account.home, 0o755, account.uid, account.gid)
 
 

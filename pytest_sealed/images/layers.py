@@ -1,0 +1,145 @@
+"""The store's layers, each under its ChainID: the digest of itself and of all below it.
+
+A layer is made in tmp, verified, synced and renamed into place: whoever looks sees a whole layer or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from filelock import FileLock, Timeout
+
+from pytest_sealed.images.folders import Folders, explain
+from pytest_sealed.images.layerfile import WrittenLayer
+from pytest_sealed.runtime.launch import run_inside
+
+__all__ = ["Chain", "Layers", "chain_id"]
+
+
+def chain_id(parent: str, diff_id: str) -> str:
+    """Return the ChainID of a layer above `parent` (empty: none). See the OCI image specification, config.md."""
+    return diff_id if not parent else "sha256:" + hashlib.sha256(f"{parent} {diff_id}".encode()).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Layers one above the other, as diff ids, the lowest first."""
+
+    diff_ids: tuple[str, ...] = ()
+
+    @property
+    def top(self) -> str:
+        """The ChainID of the topmost layer; empty: none."""
+        return self.ids[-1] if self.diff_ids else ""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ChainID of each layer, the lowest first."""
+        found: list[str] = []
+        for diff_id in self.diff_ids:
+            found.append(chain_id(found[-1] if found else "", diff_id))
+        return tuple(found)
+
+    def plus(self, diff_id: str) -> Chain:
+        return Chain((*self.diff_ids, diff_id))
+
+
+@final
+class Layers:
+    """The layers of one store."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+
+    def path(self, chain: str) -> Path:
+        """Return the folder to mount of the layer with this ChainID."""
+        return self._folders.layers / chain.removeprefix("sha256:") / "fs"
+
+    def has(self, chain: Chain) -> bool:
+        """Say whether every layer is there."""
+        return all(self.path(one).is_dir() for one in chain.ids)
+
+    def lowers(self, chain: Chain) -> list[str]:
+        """Return the folders of `chain`, topmost first."""
+        return [str(self.path(one)) for one in reversed(chain.ids)]
+
+    def size(self, chain: str) -> int:
+        """Return the bytes of a layer's tar; 0 if it isn't there."""
+        try:
+            return int(json.loads((self.path(chain).parent / "layer.json").read_text())["size"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    @contextlib.contextmanager
+    def lock(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the store's lock of that name; call `waiting` once if another process has it."""
+        lock = FileLock(str(self._folders.locks / name.replace("sha256:", "")), is_singleton=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def commit(self, below: Chain, layer: WrittenLayer, work: Path, **caps: int) -> Chain:
+        """Unpack a layer above `below` and put it into the store; return the new chain. Does nothing if it is there.
+
+        Args:
+            work: a workspace of the same store.
+
+        Raises:
+            ImageError: the archive is wrong, or its digest isn't the layer's.
+            StoreError: the store is full.
+        """
+        chain = below.plus(layer.diff_id)
+        target = self.path(chain.top).parent
+        with self.lock(chain.top):
+            if target.is_dir():
+                return chain
+            self._folders.require(layer.size + (layer.size >> 3))
+            made = work / "layer"
+            made.mkdir()
+            archive = os.open(layer.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                run_inside("pytest_sealed.images.apply", {"target": f"{made}/fs", "lowers": self.lowers(below), "diff_id": layer.diff_id, **caps},
+                           fds=[archive], ids=self._folders.ids)
+                facts = {"diff_id": layer.diff_id, "parent": below.top, "size": layer.size}
+                (made / "layer.json").write_text(json.dumps(facts))
+                _rename(made, target)
+            except OSError as error:
+                raise explain(error, self._folders.root) from error
+            finally:
+                os.close(archive)
+                self._folders.discard(made)
+        return chain
+
+
+def _rename(made: Path, target: Path) -> None:
+    for path in (made / "layer.json", made):
+        _sync(path)
+    try:
+        os.rename(made, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):   # another one won: the same content by its name
+            raise
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

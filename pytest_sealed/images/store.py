@@ -1,0 +1,265 @@
+"""The image store: OCI images by name, their layers unpacked once for all containers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+from urllib.parse import quote
+
+from pytest_sealed.errors import ImageError, ImageNotFound, nearest
+from pytest_sealed.images.folders import Folders, default_root, explain
+from pytest_sealed.images.image import Image, ImageConfig, config_from_oci, config_to_oci
+from pytest_sealed.images.layers import Chain, Layers
+from pytest_sealed.runtime.idmap import IdMap
+
+__all__ = ["Image", "ImageConfig", "Store"]
+
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+@final
+class Store:
+    """One account's images. Reading makes nothing: a store that isn't there is an empty one.
+
+    Args:
+        root: the store's folder; by default `SEALED_STORE`, else a folder of the account's data.
+        ids: the id map that the layers belong to; by default the account's.
+    """
+
+    def __init__(self, root: Path | str | None = None, *, ids: IdMap | None = None) -> None:
+        self.root = Path(os.path.abspath(root)) if root is not None else default_root()
+        self.folders = Folders(self.root, ids)
+        self.layers = Layers(self.folders)
+
+    def get(self, reference: str) -> Image:
+        """Return the image `reference`.
+
+        Raises:
+            ImageNotFound: it isn't there; names the nearest one and the command that makes it.
+            ImageError: its record is damaged, or a layer is missing.
+        """
+        return self._load(reference, self._record(reference))
+
+    def images(self) -> list[Image]:
+        """Return all images by name; those that can't be read are left out."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(ImageError):
+                found.append(self.get(name))
+        return found
+
+    def names(self) -> list[str]:
+        """Return the references of all images, sorted."""
+        try:
+            entries = os.listdir(self.folders.images)
+        except OSError:
+            return []
+        from urllib.parse import unquote
+        return sorted(unquote(name.removesuffix(".json")) for name in entries if name.endswith(".json"))
+
+    def recipe_key(self, reference: str) -> str:
+        """Return what the image was built from, as a digest; empty: unknown, or no such image."""
+        try:
+            return str(self._record(reference).get("key", ""))
+        except ImageError:
+            return ""
+
+    def digest(self, reference: str) -> str:
+        """Return the digest of the image; empty: there is none."""
+        try:
+            return str(self._record(reference).get("manifest", ""))
+        except ImageError:
+            return ""
+
+    def add(self, reference: str, chain: Chain, config: ImageConfig, *, architecture: str, key: str = "") -> Image:
+        """Put an image whose layers are in the store under a name, in place of one that had it."""
+        sizes = [self.layers.size(one) for one in chain.ids]
+        body = _encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids)))
+        manifest = _encode({
+            "schemaVersion": 2, "mediaType": _MANIFEST,
+            "config": {"mediaType": _CONFIG, "digest": _digest(body), "size": len(body)},
+            "layers": [{"mediaType": _LAYER, "digest": diff_id, "size": size} for diff_id, size in zip(chain.diff_ids, sizes, strict=True)],
+        })
+        try:
+            for data in (body, manifest):
+                self._write(self.folders.blobs / _digest(data).removeprefix("sha256:"), data)
+            self._put_record(reference, {"manifest": _digest(manifest), "key": key, "created": time.time()})
+        except OSError as error:
+            raise explain(error, self.root) from error
+        return self.get(reference)
+
+    def tag(self, reference: str, name: str) -> Image:
+        """Give the image `reference` another name as well.
+
+        Raises:
+            ImageNotFound: there is no such image.
+        """
+        record = self._record(reference)
+        try:
+            self._put_record(name, {**record, "key": ""})
+        except OSError as error:
+            raise explain(error, self.root) from error
+        return self.get(name)
+
+    def remove(self, reference: str) -> int:
+        """Remove a name, and the layers that no other image has; return the bytes freed.
+
+        Raises:
+            ImageNotFound: there is no such image.
+            ImageError: a container uses it.
+        """
+        digest = str(self._record(reference)["manifest"])
+        with self.building(exclusive=True), self._flock(f"image-{digest.removeprefix('sha256:')}", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+            others = [name for name in self.names() if name != reference and self.digest(name) == digest]
+            if not free and not others:
+                raise ImageError(f"image {reference!r} is used by a running container", remedy="end the test run, or `sealed ps`, and try again")
+            os.unlink(self._path(reference))
+            return self.prune()
+
+    def prune(self) -> int:
+        """Remove layers and blobs that no image has; return the bytes freed. The caller holds `building(exclusive=True)`."""
+        used_layers: set[str] = set()
+        used_blobs: set[str] = set()
+        for name in self.names():
+            with contextlib.suppress(ImageError):
+                digest, manifest, config = self._blobs(self._record(name))
+                used_blobs |= {digest, manifest["config"]["digest"]}
+                used_layers |= set(Chain(tuple(config["rootfs"]["diff_ids"])).ids)
+        freed, doomed = 0, []
+        for path in self.folders.layers.iterdir():
+            if f"sha256:{path.name}" not in used_layers:
+                freed += self.layers.size(f"sha256:{path.name}")
+                gone = self.folders.tmp / uuid.uuid4().hex
+                os.rename(path, gone)
+                doomed.append(gone)
+        self.folders.discard(*doomed)
+        for path in self.folders.blobs.iterdir():
+            if f"sha256:{path.name}" not in used_blobs:
+                path.unlink()
+        for path in self.folders.steps.iterdir():
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if not self.layers.has(Chain(tuple(json.loads(path.read_text())["diff_ids"]))):
+                    path.unlink()
+        return freed
+
+    @contextlib.contextmanager
+    def lease(self, image: Image) -> Iterator[None]:
+        """Keep an image from being removed while containers use it. Ends with the process, too."""
+        name = f"image-{image.digest.removeprefix('sha256:')}"
+        with self._flock(name, fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def building(self, *, exclusive: bool = False) -> Iterator[None]:
+        """Hold the store against removal of layers (shared, for builds), or against builds (exclusive, for removal)."""
+        with self._flock("store", fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def _flock(self, name: str, how: int) -> Iterator[bool]:
+        """Hold flock(2) on a file of the store: shared locks, which filelock lacks. Yields False if it is taken (LOCK_NB)."""
+        try:
+            fd = os.open(self.folders.locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if how & fcntl.LOCK_SH and not how & fcntl.LOCK_EX and error.errno == 30:   # EROFS: nothing can be removed from there
+                yield True
+                return
+            raise explain(error, self.root) from error
+        try:
+            try:
+                fcntl.flock(fd, how)
+                yield True
+            except BlockingIOError:
+                yield False
+        finally:
+            os.close(fd)
+
+    # records and blobs
+
+    def _path(self, reference: str) -> Path:
+        return self.folders.images / f"{quote(reference, safe='')}.json"
+
+    def _record(self, reference: str) -> dict[str, Any]:
+        try:
+            record = json.loads(self._path(reference).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._not_found(reference) from None
+        except OSError as error:
+            raise explain(error, self.root) from error
+        except ValueError as error:
+            raise ImageError(f"the record of image {reference!r} is damaged", remedy=f"sealed build {reference}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("manifest"), str):
+            raise ImageError(f"the record of image {reference!r} is damaged", remedy=f"sealed build {reference}")
+        return record
+
+    def _not_found(self, reference: str) -> ImageNotFound:
+        from pytest_sealed.images.finder import recipe_names
+        recipes = recipe_names()
+        there = f"the store {self.root} has no image {reference!r}"
+        if reference in recipes:
+            return ImageNotFound(there, remedy=f"sealed build {reference}")
+        hint = nearest(reference, [*self.names(), *recipes])
+        return ImageNotFound(there + hint, remedy=(
+            f"`sealed images` lists those there are; `sealed build NAME` makes one of {', '.join(recipes) or 'your own recipes'}"))
+
+    def _blobs(self, record: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        digest = record["manifest"]
+        manifest = self._read(digest)
+        return digest, manifest, self._read(manifest["config"]["digest"])
+
+    def _load(self, reference: str, record: dict[str, Any]) -> Image:
+        try:
+            digest, manifest, config = self._blobs(record)
+            chain = Chain(tuple(config["rootfs"]["diff_ids"]))
+            size = sum(row["size"] for row in manifest["layers"])
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ImageError(f"image {reference!r} is damaged in the store: {error}", remedy=f"sealed build {reference}") from error
+        if not self.layers.has(chain):
+            raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=f"sealed build {reference}")
+        return Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
+                     config=config_from_oci(config), size=size, created=float(record.get("created", 0)))
+
+    def _read(self, digest: str) -> dict[str, Any]:
+        data = (self.folders.blobs / digest.removeprefix("sha256:")).read_bytes()
+        if _digest(data) != digest:
+            raise ValueError(f"the blob {digest} has other content")
+        value = json.loads(data)
+        if not isinstance(value, dict):
+            raise ValueError(f"the blob {digest} is no object")
+        return value
+
+    def _put_record(self, reference: str, record: dict[str, Any]) -> None:
+        self._write(self._path(reference), _encode(record), again=True)
+
+    def _write(self, path: Path, data: bytes, *, again: bool = False) -> None:
+        """Write a file so that others see all of it or nothing."""
+        if path.exists() and not again:
+            return
+        fresh = self.folders.tmp / f"{uuid.uuid4().hex}.new"
+        try:
+            with open(fresh, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(fresh)
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
