@@ -75,7 +75,15 @@ class Addresses:
 
     def give_back(self, address: str) -> None:
         """Make `address` free again."""
-        self._taken.discard(int(IPv4Address(address)) - self._base)
+        self._taken.discard(self.number(address))
+
+    def number(self, address: str) -> int:
+        """Return which address of the subnet this is."""
+        return int(IPv4Address(address)) - self._base
+
+    def overlaps(self, other: Addresses) -> bool:
+        """Tell whether an address could be in both subnets."""
+        return IPv4Network(self.network).overlaps(IPv4Network(other.network))
 
     def _text(self, slot: int) -> str:
         return str(IPv4Address(self._base + slot))

@@ -20,6 +20,7 @@ from pytest_sealed.runtime.network.addresses import HUB_MAC, mac_of
 __all__ = ["Batch", "Compiler", "Wire"]
 
 _HEADER = struct.Struct("=IHHII")    # nlmsghdr: length, type, flags, sequence, port
+_CODE = struct.Struct("=i")
 _ERROR = 2                           # NLMSG_ERROR, also the acknowledgement
 _ACK = 4                             # NLM_F_ACK
 _IFINFO = 16                         # bytes, of struct ifinfomsg
@@ -30,7 +31,7 @@ _NUD_PERMANENT = 0x80
 _NOPREFIXROUTE = 0x200               # IFA_F_NOPREFIXROUTE: the route to the subnet goes by the hub, see below
 _SKIP_STATS = 1 << 3                 # RTEXT_FILTER_SKIP_STATS
 _LINK, _HOST, _LOCAL = 253, 254, 255   # scopes; 255 is also the table `local`
-_LO, _FIRST = 1, 2                   # interface indexes in every namespace of ours
+_LO = 1                              # interface index in every namespace
 _PATIENCE = 0.25                     # seconds, for a link to come up
 
 
@@ -151,7 +152,7 @@ class Wire:
             _, kind, _, number, _ = _HEADER.unpack_from(answer)
             if kind != _ERROR:
                 continue
-            code = -int.from_bytes(answer[16:20], "little" if struct.pack("=H", 1)[0] else "big", signed=True)
+            code = -_CODE.unpack_from(answer, _HEADER.size)[0]
             if code and failure is None:
                 failure = OSError(code, f"rtnetlink: {batch.names[number]}: {os.strerror(code)}")
             if number == len(batch.names) - 1:
@@ -180,11 +181,11 @@ class Wire:
             answer = self._socket.recv(65536)
             _, kind, _, _, _ = _HEADER.unpack_from(answer)
             if kind == _ERROR:
-                code = -struct.unpack_from("=i", answer, 16)[0]
+                code = -_CODE.unpack_from(answer, _HEADER.size)[0]
                 if code:
                     raise OSError(code, f"rtnetlink: {state.names[0]}: {os.strerror(code)}")
                 return up and queue
-            for name, value in _attributes(answer, 16 + _IFINFO):
+            for name, value in _attributes(answer, _HEADER.size + _IFINFO):
                 if name == _IFLA_OPERSTATE:
                     up = value[0] == _OPERSTATE_UP
                 elif name == _IFLA_QDISC:
