@@ -158,7 +158,8 @@ def _ulimits(key: str, value: Any) -> tuple[tuple[str, int, int], ...]:
         if name not in _ULIMITS:
             raise SpecError(f"there is no ulimit {name!r}{nearest(str(name), _ULIMITS)}",
                             remedy=f"those there are: {', '.join(_ULIMITS)}; see getrlimit(2)")
-        soft, hard = amount if isinstance(amount, tuple) and len(amount) == 2 else (amount, amount)
+        pair: tuple[Any, ...] = amount if isinstance(amount, tuple) and len(amount) == 2 else (amount, amount)
+        soft, hard = pair
         whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= -1 for number in (soft, hard))
         if not whole or (hard != -1 and not 0 <= soft <= hard):
             raise SpecError(f"ulimit {name}={amount!r} is neither a whole number nor a (soft, hard) pair, -1 for no limit",

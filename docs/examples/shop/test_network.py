@@ -47,9 +47,6 @@ def answer_one_request(listener: socket) -> dict[str, Any]:
             self.send_response(204)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
     listener.settimeout(10)
     connection, peer = listener.accept()
     with connection:

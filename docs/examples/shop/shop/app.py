@@ -23,7 +23,7 @@ cache = redis.Redis.from_url(os.environ["REDIS_URL"])
 
 
 def database() -> psycopg.Connection[dict[str, Any]]:
-    return psycopg.connect(DATABASE_URL, row_factory=dict_row)
+    return psycopg.Connection[dict[str, Any]].connect(DATABASE_URL, row_factory=dict_row)
 
 
 def health() -> Reply:
