@@ -35,8 +35,8 @@ def open_fds() -> Iterator[None]:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def passed(fds: list[int]) -> list[tuple[int, bytes, array.array[int]]]:
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]  # type: ignore[list-item]
+def passed(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
 
 
 @given(st.dictionaries(st.text(), json_values, max_size=5))

@@ -26,7 +26,7 @@ from pytest_sealed.waits import all_of, any_of, command, healthy, http, log, tcp
 
 
 def spec(**options: Any) -> Any:
-    return make_spec("busybox", object, options)  # type: ignore[type-var, arg-type]
+    return make_spec("busybox", object, options)  # type: ignore[arg-type]
 
 
 def refusal(**options: Any) -> SpecError:
@@ -137,7 +137,7 @@ def test_an_unknown_keyword_names_the_nearest(wrong: str, right: str | None) -> 
 def test_an_image_needs_a_name() -> None:
     for nothing in ("", "  ", None, 5):
         with pytest.raises(SpecError, match="names no image") as caught:
-            make_spec(nothing, object, {})  # type: ignore[type-var, arg-type]
+            make_spec(nothing, object, {})  # type: ignore[arg-type]
         assert "sealed images" in caught.value.remedy
 
 
