@@ -58,10 +58,13 @@ class Apt:
             self._update(force=False)
             try:
                 return self._download(packages)
-            except ImageError:
+            except ImageError as first:
                 if time.time() - os.path.getmtime(f"{self.root}/updated") < 60:
                     raise
-                self._update(force=True)   # the mirror may have replaced a version since
+                try:
+                    self._update(force=True)   # the mirror may have replaced or added a version since
+                except ImageError:
+                    raise first from None
                 return self._download(packages)
 
     def _configure(self, omit: tuple[str, ...]) -> None:

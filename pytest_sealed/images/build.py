@@ -170,7 +170,7 @@ class _Build:
 
         def make(work: Path) -> WrittenLayer:
             self._progress.stage("fetching Python packages")
-            folder = fetch_wheels(wanted, self._recipe, version, self._store.folders.cache / "wheels")
+            folder = fetch_wheels(wanted, _requirements(self._recipe), self._recipe, version, self._store.folders.cache / "wheels")
             wheels = Wheels(folder, version)
             self._progress.stage(f"unpacking {len(wheels.files)} Python packages")
             with LayerFile(str(work / "files.tar")) as layer:
@@ -267,7 +267,7 @@ def _requirements(recipe: Recipe) -> str:
     if not recipe.python.file:
         return "\n".join(recipe.python.requirements)
     try:
-        with open(os.path.join(recipe.folder, recipe.python.file), encoding="utf-8") as file:
+        with open(recipe.resolve(("python", "requirements"), recipe.python.file), encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise recipe.error(("python", "requirements"), f"{recipe.python.file} can't be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Patterns over the absolute paths of an image: `*` and `?` stay within a name, `**` crosses folders."""
+"""Patterns over the absolute paths of an image: `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import re
 
 __all__ = ["Matcher", "translate"]
 
+_TOKEN = re.compile(r"/\*\*/|\*\*|[*?{},]|[^*?{},/]+|/")
+
 
 def translate(pattern: str) -> re.Pattern[str]:
     """Return the regular expression of a pattern; it also matches all that lies below a folder that matches.
 
     A pattern without a leading `/` matches at any depth, like `**/pattern`.
     """
-    text = pattern.strip()
+    text = pattern.strip().rstrip("/")
     if not text.startswith("/"):
         text = "/" + text if text.startswith("**") else "/**/" + text
-    out, index = "", 0
-    while index < len(text):
-        if text.startswith("/**/", index):
-            out, index = out + "/(?:.*/)?", index + 4
-        elif text.startswith("**", index):
-            out, index = out + ".*", index + 2
-        elif text[index] == "*":
-            out, index = out + "[^/]*", index + 1
-        elif text[index] == "?":
-            out, index = out + "[^/]", index + 1
+    out, depth = "", 0
+    for token in _TOKEN.findall(text):
+        if token == "{":
+            out, depth = out + "(?:", depth + 1
+        elif token == "}" and depth:
+            out, depth = out + ")", depth - 1
+        elif token == "," and depth:
+            out += "|"
         else:
-            out, index = out + re.escape(text[index]), index + 1
-    return re.compile(out.rstrip("/") + r"(?:/.*)?", re.DOTALL)
+            out += {"/**/": "/(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token) or re.escape(token)
+    if depth:
+        raise ValueError(f"{pattern!r}: a brace is open")
+    return re.compile(out + r"(?:/.*)?", re.DOTALL)
 
 
 class Matcher:
     """Several patterns, and a record of which of them have matched anything."""
 
-    __slots__ = ("_joined", "_patterns", "_unused")
+    __slots__ = ("_joined", "_unused")
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
-        self._patterns = [(pattern, translate(pattern)) for pattern in patterns]
-        self._joined = re.compile("|".join(f"(?:{compiled.pattern})" for _, compiled in self._patterns), re.DOTALL) if patterns else None
-        self._unused = {pattern: compiled for pattern, compiled in self._patterns}
+        self._unused = {pattern: translate(pattern) for pattern in patterns}
+        self._joined = re.compile("|".join(f"(?:{one.pattern})" for one in self._unused.values()), re.DOTALL) if patterns else None
 
     def __call__(self, path: str) -> bool:
         """Say whether the absolute `path` matches."""
         if self._joined is None or not self._joined.fullmatch(path):
             return False
-        if self._unused:
-            for pattern in [name for name, compiled in self._unused.items() if compiled.fullmatch(path)]:
-                del self._unused[pattern]
+        for pattern in [name for name, compiled in self._unused.items() if compiled.fullmatch(path)]:
+            del self._unused[pattern]
         return True
 
     @property

@@ -50,12 +50,12 @@ def _expand(recipe: Recipe, item: FileItem) -> list[Placed]:
         if not target or item.target.endswith("/"):
             raise recipe.error(item.key, f"files: {item.target!r} must name a file")
         return [Placed(name=target, item=item)]
-    full = os.path.join(recipe.folder, item.source)
+    full = recipe.resolve(item.key, item.source)
     pattern = glob.has_magic(item.source)
-    sources = sorted(glob.glob(full, recursive=True)) if pattern else [os.path.normpath(full)] if os.path.lexists(full) else []
+    sources = sorted(glob.glob(full, recursive=True)) if pattern else [full] if os.path.lexists(full) else []
     if not sources:
         what = "the pattern matches nothing" if pattern else "there is no such file"
-        raise recipe.error(item.key, f"files: {item.source!r}: {what} below {recipe.folder}")
+        raise recipe.error(item.key, f"files: {item.source!r}: {what} ({full})")
     inside = item.target.endswith("/") or pattern
     found: list[Placed] = []
     for source in sources:

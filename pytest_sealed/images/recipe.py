@@ -60,7 +60,7 @@ class FileItem:
     target: str
     """Absolute path; a final `/` puts the source inside that folder under its own name."""
     source: str = ""
-    """Path or pattern below the recipe's folder; or empty."""
+    """Path or pattern relative to the recipe's folder, within its project; or empty."""
     text: str | None = None
     """The file's content instead of a source."""
     mode: int | None = None
@@ -125,6 +125,23 @@ class Recipe:
     steps: tuple[Step, ...] = ()
     states: tuple[State, ...] = ()
     config: ConfigChanges
+
+    @property
+    def project(self) -> str:
+        """The folder that its sources may lie in: the one that holds `fixture-images`, else the recipe's own."""
+        above = os.path.dirname(self.folder)
+        return os.path.dirname(above) if os.path.basename(above) == "fixture-images" else self.folder
+
+    def resolve(self, key: Key, path: str) -> str:
+        """Return the absolute path of a source.
+
+        Raises:
+            RecipeError: it lies outside the project.
+        """
+        full = os.path.normpath(os.path.join(self.folder, path))
+        if full != self.project and not full.startswith(self.project.rstrip("/") + "/"):
+            raise self.error(key, f"{path!r} leads out of the project {self.project}", remedy="copy it into the project")
+        return full
 
     def error(self, key: Key, message: str, *, remedy: str = "") -> RecipeError:
         """Return the error that `message` is about the value at `key`; it begins with file and line."""
@@ -197,7 +214,7 @@ def _base(top: Table) -> Base:
         table.fail(None, "[base] needs packages", remedy='for example packages = ["busybox-static"]')
     install = table.choice("install", ("unpack", "configure"), "unpack")
     return Base(debian=debian, image=image, install=install, packages=packages,  # type: ignore[arg-type]  # choice checked it
-                omit=table.strings("omit"), exclude=table.strings("exclude"))
+                omit=table.strings("omit"), exclude=table.patterns("exclude"))
 
 
 def _accounts(top: Table) -> tuple[Account, ...]:
@@ -230,7 +247,7 @@ def _absolute(table: Table, name: str, default: str) -> str:
 
 def _step(table: Table) -> Step:
     table.only("files", "run", "remove", "env", "user")
-    step = Step(files=_files(table), run=table.commands("run"), remove=table.strings("remove"),
+    step = Step(files=_files(table), run=table.commands("run"), remove=table.patterns("remove"),
                 env=table.pairs("env", environment=True), user=table.string("user", "root"), key=table.key)
     if not (step.files or step.run or step.remove):
         table.fail(None, "a [[step]] does nothing", remedy="give it files, run or remove")
@@ -269,8 +286,8 @@ def _file_table(table: Table, target: str) -> FileItem:
 
 def _source_path(table: Table, name: str) -> str:
     value = table.required(name)
-    if value.startswith("/") or ".." in value.split("/"):
-        table.fail(name, f"{value!r} leaves the recipe's folder", remedy="name a path or pattern below it")
+    if value.startswith("/"):
+        table.fail(name, f"{value!r} is absolute", remedy="name a path or pattern relative to the recipe's folder")
     return value
 
 
@@ -288,7 +305,7 @@ def _python(top: Table) -> PythonPackages | None:
     if table is None:
         return None
     table.only("requirements", "hashes")
-    hashes = table._typed("hashes", bool, "true or false", False)
+    hashes = table.flag("hashes", False)
     if isinstance(table.values.get("requirements"), str):
         return PythonPackages(file=_source_path(table, "requirements"), hashes=hashes)
     lines = table.strings("requirements")

@@ -89,7 +89,7 @@ def _signal(table: Table) -> int | None:
 
 
 def _ports(table: Table) -> tuple[int, ...]:
-    values = table._typed("ports", list, "a list of ports", [])
+    values = table.items("ports", "a list of ports")
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
             table.fail("ports", f"{value!r} is no TCP port", remedy="whole numbers from 1 to 65535")
@@ -99,7 +99,7 @@ def _ports(table: Table) -> tuple[int, ...]:
 def _tmpfs(table: Table) -> tuple[Tmpfs, ...] | None:
     if "tmpfs" not in table:
         return None
-    rows = table._typed("tmpfs", list, "a list of paths or tables", [])
+    rows = table.items("tmpfs", "a list of paths or tables")
     return tuple(_tmpfs_row(table, index, row) for index, row in enumerate(rows))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
 from pytest_sealed.errors import RecipeError, nearest
+from pytest_sealed.images.globs import translate
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -192,6 +193,23 @@ class Table:
             if not isinstance(value, str) or not value or "\0" in value:
                 self.fail(name, f"{name} must be a list of strings, and holds {_shown(value)}")
         return tuple(values)
+
+    def patterns(self, name: str) -> tuple[str, ...]:
+        """Return a list of path patterns. See `globs`."""
+        values = self.strings(name)
+        for value in values:
+            try:
+                translate(value)
+            except ValueError as error:
+                self.fail(name, f"{name}: {error}")
+        return values
+
+    def flag(self, name: str, default: bool) -> bool:
+        return bool(self._typed(name, bool, "true or false", default))
+
+    def items(self, name: str, what: str) -> list[Any]:
+        """Return a list whose items the caller checks; `what` says what they are."""
+        return list(self._typed(name, list, what, []))
 
     def words(self, name: str) -> tuple[str, ...]:
         """Return a command's words; a bare string is refused, because no shell reads it."""

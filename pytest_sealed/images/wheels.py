@@ -27,18 +27,17 @@ __all__ = ["Wheels", "fetch_wheels"]
 _LARGEST = 2 << 30   # bytes that one wheel may unpack to
 
 
-def fetch_wheels(wanted: PythonPackages, recipe: Recipe, version: str, cache: Path) -> Path:
+def fetch_wheels(wanted: PythonPackages, text: str, recipe: Recipe, version: str, cache: Path) -> Path:
     """Return a folder with the wheels of the requirements and of all that they need.
 
     Args:
+        text: the requirements file.
         version: of the image's Python, such as "3.11".
         cache: where fetched wheels stay.
 
     Raises:
         RecipeError: pip can't find or fetch them.
     """
-    file = os.path.join(recipe.folder, wanted.file) if wanted.file else ""
-    text = Path(file).read_text(encoding="utf-8") if file else "\n".join(wanted.requirements)
     facts = [text, version, os.uname().machine, str(wanted.hashes)]
     folder = cache / hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
