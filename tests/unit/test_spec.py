@@ -137,7 +137,7 @@ def test_an_unknown_keyword_names_the_nearest(wrong: str, right: str | None) -> 
 def test_an_image_needs_a_name() -> None:
     for nothing in ("", "  ", None, 5):
         with pytest.raises(SpecError, match="names no image") as caught:
-            make_spec(nothing, object, {})  # type: ignore[arg-type]
+            make_spec(nothing, object, {})  # type: ignore[type-var, arg-type]
         assert "sealed images" in caught.value.remedy
 
 
