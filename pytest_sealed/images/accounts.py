@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pytest_sealed.images.layerfile import LayerFile
-from pytest_sealed.images.recipe import Account
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.layerfile import LayerFile
+    from pytest_sealed.images.recipe import Account
 
 __all__ = ["find_account", "write_accounts"]
 

@@ -62,7 +62,7 @@ class Entry:
     def chunks(self) -> Iterator[bytes]:
         """Yield the content of a file."""
         source = self._tar.extractfile(self.info)
-        assert source is not None  # noqa: S101
+        assert source is not None
         while chunk := source.read(_CHUNK):
             yield chunk
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from pytest_sealed.errors import ImageError, RecipeError
 from pytest_sealed.images.accounts import find_account, write_accounts
@@ -21,11 +21,13 @@ from pytest_sealed.images.layerfile import LayerFile, WrittenLayer
 from pytest_sealed.images.layers import Chain
 from pytest_sealed.images.look import python_version, read_text, real_name
 from pytest_sealed.images.progress import Progress
-from pytest_sealed.images.recipe import FileItem, Recipe, State, Step
-from pytest_sealed.images.schema import Key
-from pytest_sealed.images.store import Store
 from pytest_sealed.images.wheels import Wheels, fetch_wheels
 from pytest_sealed.runtime.launch import run_inside
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.recipe import FileItem, Recipe, State, Step
+    from pytest_sealed.images.schema import Key
+    from pytest_sealed.images.store import Store
 
 __all__ = ["Builder"]
 
@@ -64,7 +66,7 @@ class Builder:
         image = None if self._fresh else self._current(recipe, key)
         built = image is None
         if image is None:
-            waiting = lambda: self._progress.note(f"{recipe.name}: another process builds it; waiting")  # noqa: E731
+            waiting = lambda: self._progress.note(f"{recipe.name}: another process builds it; waiting")
             with self.store.layers.lock(f"build-{hashlib.sha256(recipe.name.encode()).hexdigest()[:32]}", waiting):
                 image = None if self._fresh else self._current(recipe, key)
                 built = image is None
@@ -164,7 +166,7 @@ class _Build:
     def python(self) -> None:
         """Unpack the requirements' wheels and compile them."""
         wanted, version = self._recipe.python, python_version(self._lowers())
-        assert wanted is not None  # noqa: S101
+        assert wanted is not None
         if not version:
             raise self._recipe.error(("python",), "[python] needs an image with a python3", remedy='[base] image = "python"')
 

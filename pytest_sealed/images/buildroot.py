@@ -220,7 +220,7 @@ def _become(argv: list[str], merged: str, user: tuple[int, int], env: dict[str, 
         process.set_no_new_privs()
         os.setsid()
         os.umask(0o022)
-        os.execvpe(argv[0], argv, env)  # noqa: S606
+        os.execvpe(argv[0], argv, env)
     except OSError as error:
         unknown = error.errno in (errno.ENOENT, errno.EACCES)
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode() if unknown else f"build container: {error}\n".encode())

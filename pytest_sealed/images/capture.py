@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.archive import is_whiteout
-from pytest_sealed.images.layerfile import LayerFile
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.layerfile import LayerFile
 
 __all__ = ["capture"]
 

@@ -9,13 +9,16 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.accounts import write_accounts
-from pytest_sealed.images.apt import Package
-from pytest_sealed.images.globs import Matcher
-from pytest_sealed.images.layerfile import LayerFile
-from pytest_sealed.images.recipe import Account
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.apt import Package
+    from pytest_sealed.images.globs import Matcher
+    from pytest_sealed.images.layerfile import LayerFile
+    from pytest_sealed.images.recipe import Account
 
 __all__ = ["unpack_debs"]
 
@@ -51,7 +54,7 @@ def unpack_debs(packages: list[Package], layer: LayerFile, exclude: Matcher, acc
 def _unpack(package: Package, layer: LayerFile, exclude: Matcher) -> None:
     control = subprocess.run(["dpkg-deb", "--field", package.file], capture_output=True, check=False)
     process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package.file], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None  # noqa: S101
+    assert process.stdout is not None and process.stderr is not None
     try:
         with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
             for entry in tar:

@@ -130,7 +130,7 @@ def _health(data: dict[str, Any] | None) -> HealthCheck | None:
     if test[0] not in ("CMD", "CMD-SHELL") or len(test) < 2:
         return None
     command = tuple(test[1:]) if test[0] == "CMD" else ("/bin/sh", "-c", test[1])
-    assert data is not None  # noqa: S101
+    assert data is not None
     times = {name: data[key] / _SECOND for name, key in (("interval", "Interval"), ("timeout", "Timeout"), ("start_period", "StartPeriod"))
              if data.get(key)}
     return HealthCheck(command=command, retries=data.get("Retries") or 3, **times)

@@ -9,10 +9,11 @@ import stat
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from pytest_sealed.images.layerfile import LayerFile
-from pytest_sealed.images.recipe import FileItem, Recipe, Step
+if TYPE_CHECKING:
+    from pytest_sealed.images.layerfile import LayerFile
+    from pytest_sealed.images.recipe import FileItem, Recipe, Step
 
 __all__ = ["Placed", "digest_of", "place_files", "write_files"]
 

@@ -42,7 +42,7 @@ class _Hashing(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001  (any buffer)
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
         self._file.write(data)
         self.digest.update(data)
         self.count += len(data)
@@ -58,9 +58,9 @@ class LayerFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._raw = open(path, "xb", buffering=_CHUNK)  # noqa: SIM115  (closed in __exit__)
+        self._raw = open(path, "xb", buffering=_CHUNK)
         self._hashing = _Hashing(self._raw)
-        self._tar = tarfile.open(fileobj=self._hashing, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=self._hashing, mode="w", format=tarfile.PAX_FORMAT)
         self.seen: dict[str, str] = {}
         self._epoch = epoch()
 

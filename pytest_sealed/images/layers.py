@@ -13,13 +13,15 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from filelock import FileLock, Timeout
 
 from pytest_sealed.images.folders import Folders, explain
-from pytest_sealed.images.layerfile import WrittenLayer
 from pytest_sealed.runtime.launch import run_inside
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.layerfile import WrittenLayer
 
 __all__ = ["Chain", "Layers", "chain_id"]
 

@@ -221,9 +221,9 @@ def _accounts(top: Table) -> tuple[Account, ...]:
     users = top.table("users")
     found: list[Account] = []
     for name in users.values if users else ():
-        assert users is not None  # noqa: S101
+        assert users is not None
         table = users.table(name)
-        assert table is not None  # noqa: S101
+        assert table is not None
         if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name) or name == "root":
             users.fail(name, f"{name!r} is no user name" if name != "root" else "root is there already")
         table.only("uid", "gid", "home", "shell")

@@ -11,14 +11,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 from urllib.parse import quote
 
 from pytest_sealed.errors import ImageError, ImageNotFound, nearest
 from pytest_sealed.images.folders import Folders, default_root, explain
 from pytest_sealed.images.image import Image, ImageConfig, config_from_oci, config_to_oci
 from pytest_sealed.images.layers import Chain, Layers
-from pytest_sealed.runtime.idmap import IdMap
+
+if TYPE_CHECKING:
+    from pytest_sealed.runtime.idmap import IdMap
 
 __all__ = ["Image", "ImageConfig", "Store"]
 

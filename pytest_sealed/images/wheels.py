@@ -13,14 +13,16 @@ import sys
 import uuid
 import zipfile
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from filelock import FileLock
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.archive import check_path
-from pytest_sealed.images.layerfile import LayerFile
-from pytest_sealed.images.recipe import PythonPackages, Recipe
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.layerfile import LayerFile
+    from pytest_sealed.images.recipe import PythonPackages, Recipe
 
 __all__ = ["Wheels", "fetch_wheels"]
 

@@ -1,0 +1,64 @@
+"""`sealed`: images, and containers by hand. Each command is a module of this package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pytest_sealed.errors import SealedError, nearest
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "build": "build images from recipes",
+    "images": "list images",
+    "rm": "remove images",
+    "run": "run a container in the foreground",
+    "ps": "show live sandboxes and their containers",
+    "sweep": "remove what killed sessions left behind",
+    "delegate": "let an ordinary account set limits (cgroup v1)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. An error is one line and its remedy on the standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(words).parse_args(words)
+        return int(import_module(f"pytest_sealed.cli.{args.sealed_command}").run(args))
+    except SealedError as error:
+        print(f"sealed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sealed: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:   # `sealed images | head`
+        sys.stderr.close()
+        return 141
+
+
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """Return the parser; it knows only the command that is asked for, so that the others aren't imported."""
+    parser = argparse.ArgumentParser(prog="sealed", description="Fresh, isolated containers for every test: by hand, and their images.",
+                                     epilog="SEALED_STORE names another image store. Each command has --help.")
+    parser.add_argument("--version", action="version", version=f"sealed {_version()}" if "--version" in words[:1] else "")
+    subparsers = parser.add_subparsers(dest="sealed_command", metavar="COMMAND", required=True)
+    command = words[0] if words else ""
+    if command in COMMANDS:
+        import_module(f"pytest_sealed.cli.{command}").add_parser(subparsers)
+        return parser
+    for name, text in COMMANDS.items():
+        subparsers.add_parser(name, help=text)
+    if command and not command.startswith("-"):
+        parser.error(f"there is no command {command!r}{nearest(command, COMMANDS)}")
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        return version("pytest-sealed")
+    except PackageNotFoundError:
+        return "(not installed)"
