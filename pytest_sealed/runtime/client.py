@@ -69,6 +69,7 @@ class Session:
     def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None) -> None:
         self.ids = ids or find_id_map()
         self.hierarchy = hierarchy or detect()
+        self.hierarchy.enter_leaf()   # before the supervisor is forked: it belongs into the leaf too
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._owner = os.getpid()
         self._lock = threading.Lock()

@@ -44,7 +44,8 @@ def sweep() -> list[str]:
     known = {path.name for path in _folders()}
     hierarchy = detect()
     for session in leftovers(hierarchy):
-        if session not in known and not _alive(session) and remove_session(hierarchy, session):
+        # Not killed: it may be alive in another PID namespace, with its run directory elsewhere.
+        if session not in known and not _alive(session) and remove_session(hierarchy, session, kill=False):
             swept.append(f"session {session}: cgroups")
     return swept
 

@@ -142,7 +142,7 @@ def test_delegated_directories_work_from_inside_a_user_namespace(uid: int, deleg
 def test_an_account_reaches_nothing_but_its_own(uid: int, delegated: list[str]) -> None:
     other = uid + 1
     theirs = [line.split(":")[0] for line in delegate(other, other)]
-    roots = Group.create(detect(), f"r{os.getpid()}", "db", {"memory": 64 * MIB})
+    roots = Group.create(detect(), f"{os.getpid()}-r", "db", {"memory": 64 * MIB})
 
     def attempts(stranger: int) -> dict[str, str]:
         own = detect().bases
@@ -165,7 +165,7 @@ def test_an_account_reaches_nothing_but_its_own(uid: int, delegated: list[str]) 
     finally:
         list(undelegate(other))
         assert roots.remove()
-        assert remove_session(detect(), f"r{os.getpid()}")
+        assert remove_session(detect(), f"{os.getpid()}-r")
 
 
 def test_undoing_waits_for_containers_and_then_leaves_nothing(uid: int) -> None:

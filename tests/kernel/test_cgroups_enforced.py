@@ -30,8 +30,8 @@ def hierarchy() -> Hierarchy:
 
 @pytest.fixture
 def session(hierarchy: Hierarchy) -> Iterator[str]:
-    """A session of this test's own, of which nothing may be left."""
-    name = f"t{os.getpid()}-{next(NUMBERS)}"
+    """A session of this test's own, of which nothing may be left. Named after a live process: else sweeps take it."""
+    name = f"{os.getpid()}-t{next(NUMBERS)}"
     yield name
     assert remove_session(hierarchy, name)
     assert name not in leftovers(hierarchy)
@@ -124,6 +124,14 @@ def test_swap_is_off_unless_asked_for(hierarchy: Hierarchy, session: str) -> Non
 # CPU ---------------------------------------------------------------------------------------------
 
 
+def prefer(group: Group) -> None:
+    """Let the session of `group` have the CPUs before all else here, so that on a busy machine it is the quota that counts."""
+    directory = os.path.dirname(group.directories["cpu"])
+    name, value = ("cpu.shares", "262144") if group.hierarchy.version == "v1" else ("cpu.weight", "10000")
+    with open(f"{directory}/{name}", "w") as file:
+        file.write(value)
+
+
 def use_cpu(seconds: float) -> object:
     """Return a child's function that ends once it has used that much CPU time."""
     def function(child: Child) -> None:
@@ -134,6 +142,7 @@ def use_cpu(seconds: float) -> object:
 
 def test_half_a_cpu_is_never_more_by_the_cgroups_own_figures(hierarchy: Hierarchy, session: str) -> None:
     group = Group.create(hierarchy, session, "db", {"cpus": QUOTA})
+    prefer(group)
     with started(group, use_cpu(0.15)) as one, started(group, use_cpu(0.15)) as two:
         one.go()
         two.go()
@@ -277,6 +286,34 @@ def test_a_frozen_container_ends_with_its_session(hierarchy: Hierarchy, session:
         remove_session(hierarchy, session)
         assert child.end() == -signal.SIGKILL
     assert remove_session(hierarchy, session)
+
+
+def test_a_session_that_may_be_alive_loses_only_what_is_empty(hierarchy: Hierarchy, session: str) -> None:
+    busy = Group.create(hierarchy, session, "busy", {})
+    empty = Group.create(hierarchy, session, "empty", {})
+    with started(busy, idle) as child:
+        assert remove_session(hierarchy, session, kill=False) is False
+        assert busy.pids() == [child.pid]
+        assert not any(os.path.exists(directory) for directory in empty.directories.values())
+        child.go()
+        assert child.end() == 0
+    assert remove_session(hierarchy, session, kill=False)
+
+
+def test_a_child_enters_as_a_thread(hierarchy: Hierarchy, session: str) -> None:
+    group = Group.create(hierarchy, session, "db", {"pids": 5})
+    _, files = group.entry()
+
+    def enter(child: Child) -> None:
+        for path in files:
+            with open(path, "wb", buffering=0) as file:
+                file.write(b"0")
+        idle(child)
+    with Child(enter) as child:
+        assert child.receive() == "there"
+        assert group.pids() == [child.pid]
+        assert group.stats()["pids_current"] == 1
+    assert group.remove()
 
 
 def test_kill_ends_every_process_and_thaws(hierarchy: Hierarchy, session: str) -> None:

@@ -163,8 +163,11 @@ def test_who_is_in_the_leaf_already_works_in_its_parent(host: Host) -> None:
     assert found.bases["memory"] == f"{host.root}/mine"
 
 
-def test_a_process_that_cannot_be_moved_to_the_leaf_is_refused_with_the_remedy(host: Host) -> None:
+def test_where_a_process_cannot_be_moved_to_the_leaf_limits_are_refused_when_asked_for(host: Host) -> None:
     found, base = occupied(host)
     (base / "sealed.leaf" / "cgroup.procs").unlink()
-    with pytest.raises(LimitUnavailable, match=r"can't be made an inner node .*No such file.*\n.*systemd-run --user"):
-        found.enter_leaf(4711)
+    assert found.enter_leaf(4711) is None
+    assert list(found.bases) == ["cpuacct", "freezer"]
+    Group.create(found, "s1", "web", {})
+    with pytest.raises(LimitUnavailable, match=r"cpus=1 can't be .* can't be made an inner node .*No such file.*\n.*systemd-run"):
+        Group.create(found, "s1", "db", {"cpus": 1})

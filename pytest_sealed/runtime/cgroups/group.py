@@ -217,14 +217,18 @@ class Group:
         return _remove_all(self._distinct())
 
 
-def remove_session(hierarchy: Hierarchy, session: str) -> bool:
+def remove_session(hierarchy: Hierarchy, session: str, *, kill: bool = True) -> bool:
     """Remove every cgroup of `session`, after killing what still runs in one; False if it hasn't ended yet: try later.
 
     For the end of a session, whatever its supervisor's: a container that v1 froze survives even SIGKILL until this.
+
+    Args:
+        kill: False: remove only what holds no process, where it isn't certain that the session is dead. (A live one
+            that loses an empty directory makes it anew.)
     """
     tops = [f"{base}/{_session_name(session)}" for base in dict.fromkeys(hierarchy.bases.values())]
-    if _remove_all(tops):
-        return True
+    if _remove_all(tops) or not kill:
+        return not any(os.path.exists(top) for top in tops)
     freezer = next(controller for controller in hierarchy.controllers if isinstance(controller, Freezer))
     top = f"{hierarchy.bases.get('freezer', '')}/{_session_name(session)}"
     for name in children(top):

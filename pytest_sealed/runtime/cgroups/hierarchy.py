@@ -102,13 +102,11 @@ class Hierarchy:
         """Move `pid` (0: the caller), and whatever else sits in the v2 base, to a leaf below; then enable the controllers.
 
         A v2 cgroup that hands controllers to its children may hold no process ("no internal processes", cgroups(7)).
-        To be called in the host's PID namespace: from inside another, processes outside it can't be named.
+        To be called in the host's PID namespace: from inside another, processes outside it can't be named. Where a process
+        can't be moved, those controllers become refusals: limits fail when they are asked for.
 
         Returns:
-            The leaf's directory, or None where nothing has to move.
-
-        Raises:
-            LimitUnavailable: a process can't be moved.
+            The leaf's directory, or None where nothing has moved.
         """
         if not self.needs_leaf:
             return None
@@ -119,13 +117,15 @@ class Hierarchy:
             write(f"{leaf}/cgroup.procs", str(pid))
             _empty(base, leaf)
             enable(base, self.to_enable())
+            return leaf
         except OSError as error:
-            raise LimitUnavailable(
-                f"limits can't be enforced: pytest's cgroup {base} can't be made an inner node ({error})",
-                remedy=SYSTEMD_RUN,
-            ) from error
-        self.needs_leaf = False
-        return leaf
+            refusal = Refusal(f"pytest's cgroup {base} can't be made an inner node ({error})", SYSTEMD_RUN)
+            for name in self.to_enable():
+                del self.bases[name]
+                self.refusals[name] = refusal
+            return None
+        finally:
+            self.needs_leaf = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
