@@ -98,9 +98,11 @@ class Hubs:
     def write_hosts(self, record: ContainerRecord) -> None:
         """Write a container's hosts file: itself first, then everyone on its networks."""
         rows = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-        rows += [f"{address}\t{record.request['hostname']}" for address in list(record.addresses.values())[:1]]
         for hub in self.of(record):
-            rows += [f"{address}\t{' '.join(names)}" for address, names in hub.rows() if names]
+            own = record.addresses[hub.id]
+            for address, names in sorted(hub.rows(), key=lambda row: row[0] != own):
+                known = dict.fromkeys([*names, record.request["hostname"]] if address == own else names)
+                rows += [f"{address}\t{' '.join(known)}"] if known else []
         data = "".join(f"{row}\n" for row in rows).encode()
         fd = os.open(f"{record.etc}/hosts", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -124,8 +126,8 @@ class Hubs:
         with made:
             answer(reply, {}, (made.fileno(),))
 
-    def listen(self, request: dict[str, Any], reply: Channel, changed: Callable[[Hub], None] | None = None) -> None:
-        """Answer with a listening socket of the test's own on the network."""
+    def listen(self, request: dict[str, Any], reply: Channel, changed: Callable[[Hub], None]) -> None:
+        """Answer with a listening socket of the test's own on the network; `changed` is told of the new name."""
         hub = self.get(request["network"])
 
         def listening(message: dict[str, Any], fds: list[int]) -> None:
@@ -134,8 +136,7 @@ class Hubs:
                 return
             ok = message["ok"]
             hub.listeners[request["name"]] = ok["address"]
-            if changed is not None:
-                changed(hub)
+            changed(hub)
             answer(reply, ok, (fds[0],))
             os.close(fds[0])
         self._service.ask({"op": "listen", "network": hub.id, "name": request["name"], "port": request["port"],
