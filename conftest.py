@@ -6,9 +6,9 @@ names of sessions begin with the pid of the process that made them, and this run
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -143,7 +143,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _undo(folder: Path, usual: str | None) -> Callable[[], None]:
     def undo() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in (folder / "pytest-sealed", folder):   # nothing recursive: what is left may have the host mounted in it
+            with contextlib.suppress(OSError):
+                path.rmdir()
         os.environ.pop("XDG_RUNTIME_DIR", None)
         if usual is not None:
             os.environ["XDG_RUNTIME_DIR"] = usual
