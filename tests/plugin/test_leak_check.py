@@ -13,8 +13,9 @@ CONFTEST = Path(__file__).parents[2] / "conftest.py"
 
 
 @pytest.fixture
-def checked(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+def checked(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
     """Run one test with this body under the check, in a pytest of its own."""
+    monkeypatch.setenv("TMPDIR", str(pytester.path))   # what it is made to leave behind stays there
     pytester.makeconftest(CONFTEST.read_text().replace("GRACE = 3.0", "GRACE = 0.3"))
 
     def run(body: str, *options: str) -> pytest.RunResult:

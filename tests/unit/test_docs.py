@@ -72,11 +72,11 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_every_sealed_command_that_is_named_exists() -> None:
-    from pytest_sealed.cli import commands
+    from pytest_sealed.cli import COMMANDS
     for path in pages():
         text = path.read_text()
         named = set(re.findall(r"`sealed ([a-z]+)", text)) | set(re.findall(r"^(?:sudo )?(?:\S*/)?sealed ([a-z]+)", text, re.MULTILINE))
-        assert named <= set(commands()), f"{path.name}: no such command: {named - set(commands())}"
+        assert named <= set(COMMANDS), f"{path.name}: no such command: {named - set(COMMANDS)}"
 
 
 def test_every_container_option_has_a_place_in_the_reference() -> None:
