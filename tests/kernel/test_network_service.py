@@ -336,9 +336,10 @@ def test_containers_may_listen_below_1024_and_ping(session: NetworkSession) -> N
     with a.socket("ping") as ping:
         ping.sendto(b"\x08\0\0\0\0\0\0\x01", (b.address, 0))
         assert ping.recv(100)[0] == 0
-    with a.socket("ping", timeout=0.1) as ping, pytest.raises(TimeoutError):
+    with a.socket("ping", timeout=0.1) as ping:
         ping.sendto(b"\x08\0\0\0\0\0\0\x01", ("10.89.0.99", 0))
-        ping.recv(100)
+        with pytest.raises(TimeoutError):
+            ping.recv(100)
 
 
 def test_first_connects_need_no_address_resolution_and_lose_no_packet(session: NetworkSession) -> None:
@@ -349,8 +350,7 @@ def test_first_connects_need_no_address_resolution_and_lose_no_packet(session: N
         a, b = session.attach(network, "a"), session.attach(network, "b")
         with b.listen(), a.socket(timeout=0.5) as near:
             near.connect((b.address, 80))
-            neighbours = a.read("/proc/net/arp").splitlines()[1:]
-            assert [line.split()[0::3][:2] for line in neighbours] == [[GATEWAY, "02:42:00:00:00:01"]]
+            assert a.read("/proc/net/arp").splitlines()[1:] == []
         for place in (a, b):
             place.close()
         session.ask("remove", network=network)

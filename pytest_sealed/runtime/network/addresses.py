@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-__all__ = ["HUB_MAC", "AddressError", "Addresses", "mac_of"]
-
-HUB_MAC = "02:42:00:00:00:01"   # of every hub port: each port is a link of its own, so they can't clash
+__all__ = ["AddressError", "Addresses", "mac_of"]
 
 
 class AddressError(Exception):

@@ -17,6 +17,7 @@ from pytest_sealed.runtime.network.netns import Namespaces
 __all__ = ["Hub", "Kernel", "Port"]
 
 _FIRST_PORT = 10      # interface index of a hub's first port
+_FIRST_INTERFACE = 2  # index of eth0: lo is 1
 _MOST_INTERFACES = 32   # of one container
 _DNS_BACKLOG = 8
 
@@ -72,7 +73,7 @@ class Hub:
             self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self.tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             try:
-                self._wire.send(kernel.compiler.hub(self.addresses.gateway, self.addresses.network))
+                self._wire.send(kernel.compiler.hub(self.addresses.network))
                 for server in (self.udp, self.tcp):
                     server.setblocking(False)
                     server.bind((self.addresses.gateway, 53))
@@ -217,7 +218,7 @@ class Hub:
                 spaces.set_container()
                 wire = Wire()
         try:
-            interface = self._connect(made if netns is None else netns, wire, index, address, known=netns is not None)
+            interface = self._connect(wire, index, address, known=netns is not None)
         except BaseException:
             if made is not None:
                 os.close(made)
@@ -226,23 +227,24 @@ class Hub:
             wire.close()
         return Port(address, index, interface, made)
 
-    def _connect(self, netns: int | None, wire: Wire, index: int, address: str, *, known: bool) -> str:
+    def _connect(self, wire: Wire, index: int, address: str, *, known: bool) -> str:
+        """Join the namespace of `wire` to the hub, and return its interface's name."""
         compiler, addresses = self._kernel.compiler, self.addresses
-        self._kernel.aim(netns)
+        self._kernel.aim(self.netns)
         try:
             for number in range(_MOST_INTERFACES):
-                interface, interface_index = f"eth{number}", number + 2
+                interface, interface_index = f"eth{number}", _FIRST_INTERFACE + number
                 try:
-                    self._wire.send(compiler.veth(index, address, interface, interface_index))
+                    wire.send(compiler.veth(interface, interface_index, address, index))
                     break
                 except OSError as error:   # a container that was there before has interfaces of its own
                     if not known or error.errno not in (errno.EEXIST, errno.EBUSY) or number + 1 == _MOST_INTERFACES:
                         raise
         finally:
             self._kernel.aim(None)
-        wire.send(compiler.interface(interface_index, address, addresses.gateway, addresses.prefix, addresses.network))
+        wire.send(compiler.interface(interface_index, address, addresses.prefix))
         self._wire.send(compiler.port(index, address, addresses.gateway))
-        self._wire.wait_until_up(compiler.state(index))
+        # The port is opened after its peer, and works from then on; the peer waits for the kernel's link watcher.
         wire.wait_until_up(compiler.state(interface_index))
         return interface
 

@@ -1,9 +1,11 @@
-"""Rtnetlink: pyroute2 compiles the requests, once each; a plain socket in the right namespace carries them.
+"""Rtnetlink: pyroute2's message classes write the requests, once each; a plain socket in the right namespace carries them.
 
-pyroute2's own socket costs 0.3 ms to open and 0.2 to 0.7 ms a request (an asyncio loop turns for each); a
-container needs eight requests. All that varies between two containers with the same address is the
-namespace of the veth's other end, an fd number. So that number is always the same (`Wires.target`), every
-batch is bytes that are kept, and one send carries many requests.
+pyroute2's own socket costs 0.3 ms to open and 0.2 to 0.7 ms a request (an asyncio loop turns for each), and
+writing a message 0.2 ms. All that varies between two containers with the same address is the namespace of the
+veth's other end, an fd number. So that number is always the same (`Compiler.target`), every batch is bytes that
+are kept, and one send carries several requests.
+
+Few requests matter more than their size: each takes the host's one RTNL lock, behind everybody else's.
 """
 
 from __future__ import annotations
@@ -13,24 +15,29 @@ import os
 import socket
 import struct
 import time
+from socket import AF_INET
 from typing import Any
 
-from pytest_sealed.runtime.network.addresses import HUB_MAC, mac_of
+from pytest_sealed.runtime.network.addresses import mac_of
 
 __all__ = ["Batch", "Compiler", "Wire"]
 
 _HEADER = struct.Struct("=IHHII")    # nlmsghdr: length, type, flags, sequence, port
 _CODE = struct.Struct("=i")
 _ERROR = 2                           # NLMSG_ERROR, also the acknowledgement
-_ACK = 4                             # NLM_F_ACK
+_REQUEST, _ACK = 1, 4                # NLM_F_REQUEST, NLM_F_ACK
+_REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
+_NEWLINK, _GETLINK, _NEWADDR, _NEWROUTE = 16, 18, 20, 24
+_UP, _NOARP = 0x1, 0x80              # IFF_*
 _IFINFO = 16                         # bytes, of struct ifinfomsg
 _IFLA_QDISC = 6
 _IFLA_OPERSTATE = 16
 _OPERSTATE_UP = 6
-_NUD_PERMANENT = 0x80
-_NOPREFIXROUTE = 0x200               # IFA_F_NOPREFIXROUTE: the route to the subnet goes by the hub, see below
 _SKIP_STATS = 1 << 3                 # RTEXT_FILTER_SKIP_STATS
-_LINK, _HOST, _LOCAL = 253, 254, 255   # scopes; 255 is also the table `local`
+_LINK_SCOPE, _HOST_SCOPE = 253, 254
+_UNICAST, _LOCAL = 1, 2              # RTN_*
+_LOCAL_TABLE = 255
+_BOOT = 3                            # RTPROT_BOOT, what ip(8) says for routes that an administrator makes
 _LO = 1                              # interface index in every namespace
 _PATIENCE = 0.25                     # seconds, for a link to come up
 
@@ -45,90 +52,114 @@ class Batch:
         self.names = names
 
 
-class Compiler:
-    """Turns requests into bytes by pyroute2, and keeps them: a fresh one costs 0.26 ms each."""
+class _Request:
+    """One request: pyroute2's message class `kind`, its header's `fields`, its `attributes`; `name` is for errors."""
 
-    __slots__ = ("_batch", "_kept", "_target")
+    __slots__ = ("attributes", "fields", "flags", "kind", "name", "number")
+
+    def __init__(self, name: str, kind: type[Any], number: int, flags: int, fields: dict[str, int],
+                 attributes: list[tuple[str, Any]]) -> None:
+        self.name, self.kind, self.number, self.flags, self.fields, self.attributes = name, kind, number, flags, fields, attributes
+
+
+class Compiler:
+    """Turns requests into bytes by pyroute2, and keeps them."""
 
     def __init__(self, target: int) -> None:
-        from pyroute2 import IPBatch  # 130 ms: when the service is already listening
-        self._batch: Any = IPBatch()
+        # 130 ms: when the service is already listening.
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+        self._link, self._address, self._route = ifinfmsg, ifaddrmsg, rtmsg
         self._kept: dict[tuple[object, ...], Batch] = {}
         self._target = target
 
-    def hub(self, gateway: str, subnet: str) -> Batch:
-        """The hub's own address; and every address of the subnet that has no port is the hub's, which refuses at once.
+    def hub(self, subnet: str) -> Batch:
+        """Every address of the subnet that has no port is the hub's, which refuses at once.
 
         (An ICMP answer from a router would be as quick, but a client that is still in connect(2) on the same CPU
-        doesn't act on it: it waits for its first retransmission, a second.) The ports' /32 routes are in the same
-        table, so the longest prefix decides.
+        doesn't act on it: it waits for its first retransmission, a second.) The ports' routes are in the same table,
+        so the longest prefix decides.
         """
+        network, prefix = subnet.split("/")
+        fields = {"dst_len": int(prefix), "type": _LOCAL, "scope": _HOST_SCOPE}
+        return self._make(("hub", subnet), self._up(_LO), self._route_to(network, _LO, fields))
+
+    def veth(self, interface: str, interface_index: int, address: str, port_index: int) -> Batch:
+        """The container's end of a veth pair, up, whose other end is number `port_index` in the hub that the target fd names.
+
+        Both ends have the same MAC and no ARP: then the kernel takes a link's own MAC for everybody's, so nobody ever
+        asks, and no neighbour needs to be entered. The peer can't be opened before the pair is complete (ENOTCONN).
+        """
+        peer = {"index": port_index, "flags": _NOARP, "change": _NOARP, "attrs": [
+            ("IFLA_IFNAME", f"port{port_index}"), ("IFLA_ADDRESS", mac_of(address)), ("IFLA_NET_NS_FD", self._target),
+        ]}
+        veth = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]})]}
         return self._make(
-            ("hub", gateway, subnet),
-            ("link", "set", {"index": _LO, "state": "up"}),
-            ("addr", "add", {"index": _LO, "address": gateway, "prefixlen": 32}),
-            ("route", "add", {"dst": subnet, "oif": _LO, "type": "local", "table": _LOCAL, "scope": _HOST, "prefsrc": gateway}),
+            ("veth", interface, interface_index, address, port_index),
+            _Request(f"veth {interface}", self._link, _NEWLINK, _CREATE | _EXCL,
+                     {"index": interface_index, "flags": _UP | _NOARP, "change": _UP | _NOARP},
+                     [("IFLA_IFNAME", interface), ("IFLA_ADDRESS", mac_of(address)), ("IFLA_LINKINFO", veth)]),
         )
 
-    def veth(self, index: int, address: str, interface: str, interface_index: int) -> Batch:
-        """A pair: number `index` in the hub, up; `interface` in the namespace that the target fd names."""
+    def interface(self, index: int, address: str, prefix: int) -> Batch:
+        """The rest of the container's side: loopback, and its address, whose subnet is all that it can reach."""
         return self._make(
-            ("veth", index, address, interface, interface_index),
-            ("link", "add", {
-                "index": index, "ifname": f"port{index}", "kind": "veth", "address": HUB_MAC, "state": "up",
-                "peer": {"index": interface_index, "ifname": interface, "address": mac_of(address), "net_ns_fd": self._target},
-            }),
+            ("interface", index, address, prefix),
+            self._up(_LO),
+            _Request(f"address {address}/{prefix}", self._address, _NEWADDR, _CREATE | _EXCL,
+                     {"index": index, "prefixlen": prefix, "family": AF_INET},
+                     [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]),
         )
 
     def port(self, index: int, address: str, gateway: str) -> Batch:
-        """The hub's side of a port: where `address` is. Replaces the route to an older port of the same address."""
-        return self._make(
-            ("port", index, address, gateway),
-            ("neigh", "replace", {"dst": address, "lladdr": mac_of(address), "ifindex": index, "state": _NUD_PERMANENT}),
-            ("route", "replace", {"dst": address + "/32", "oif": index, "prefsrc": gateway, "scope": _LINK, "table": _LOCAL}),
-        )
-
-    def interface(self, index: int, address: str, gateway: str, prefix: int, subnet: str) -> Batch:
-        """The container's side. All of the subnet is behind the hub, so one neighbour is all there is, and no ARP."""
-        return self._make(
-            ("interface", index, address, gateway, prefix),
-            ("link", "set", {"index": _LO, "state": "up"}),
-            ("link", "set", {"index": index, "state": "up"}),
-            ("addr", "add", {"index": index, "address": address, "prefixlen": prefix, "flags": _NOPREFIXROUTE}),
-            ("neigh", "replace", {"dst": gateway, "lladdr": HUB_MAC, "ifindex": index, "state": _NUD_PERMANENT}),
-            ("route", "add", {"dst": gateway + "/32", "oif": index, "prefsrc": address, "scope": _LINK}),
-            ("route", "add", {"dst": subnet, "gateway": gateway, "oif": index, "prefsrc": address}),
-        )
+        """The hub's side: up, and `address` is there. Replaces the route to an older port of the same address."""
+        fields = {"dst_len": 32, "type": _UNICAST, "scope": _LINK_SCOPE}
+        return self._make(("port", index, address, gateway), self._up(index), self._route_to(address, index, fields, gateway))
 
     def down(self, index: int) -> Batch:
-        """Take a port down: its route and neighbour go with it, at once."""
-        return self._make(("down", index), ("link", "set", {"index": index, "state": "down"}))
+        """Take a port down: its route goes with it, at once."""
+        return self._make(("down", index), _Request(f"link {index} down", self._link, _NEWLINK, 0, {"index": index, "change": _UP}, []))
 
     def state(self, index: int) -> Batch:
         """Ask for a link's state."""
-        return self._make(("state", index), ("link", "get", {"index": index, "ext_mask": _SKIP_STATS}))
+        return self._make(("state", index), _Request(
+            f"state of link {index}", self._link, _GETLINK, 0, {"index": index}, [("IFLA_EXT_MASK", _SKIP_STATS)],
+        ))
 
-    def _make(self, key: tuple[object, ...], *requests: tuple[str, str, dict[str, Any]]) -> Batch:
+    def _up(self, index: int) -> _Request:
+        return _Request(f"link {index} up", self._link, _NEWLINK, 0, {"index": index, "flags": _UP, "change": _UP}, [])
+
+    def _route_to(self, target: str, index: int, fields: dict[str, int], source: str | None = None) -> _Request:
+        fields = {"family": AF_INET, "table": _LOCAL_TABLE, "proto": _BOOT, **fields}
+        attributes: list[tuple[str, Any]] = [("RTA_DST", target), ("RTA_OIF", index)]
+        if source is not None:
+            attributes.append(("RTA_PREFSRC", source))
+        return _Request(f"route to {target}", self._route, _NEWROUTE, _CREATE | _REPLACE, fields, attributes)
+
+    def _make(self, key: tuple[object, ...], *requests: _Request) -> Batch:
         kept = self._kept.get(key)
         if kept is None:
-            if len(self._kept) > 4096:   # more than 1,000 addresses: forget, rather than grow
+            if len(self._kept) > 4096:   # 1,000 addresses: forget, rather than grow
                 self._kept.clear()
-            kept = self._kept[key] = self._compile(requests)
+            kept = self._kept[key] = _compile(requests)
         return kept
 
-    def _compile(self, requests: tuple[tuple[str, str, dict[str, Any]], ...]) -> Batch:
-        self._batch.reset()
-        for kind, command, arguments in requests:
-            getattr(self._batch, kind)(command, **arguments)
-        data = bytearray(self._batch.batch)
-        offset = 0
-        for number in range(len(requests)):
-            length, kind_number, flags, _, _ = _HEADER.unpack_from(data, offset)
-            # Errors are always reported; success only by the last request. Its number tells which one failed.
-            flags = flags | _ACK if number == len(requests) - 1 else flags & ~_ACK
-            _HEADER.pack_into(data, offset, length, kind_number, flags, number, 0)
-            offset += (length + 3) & ~3
-        return Batch(bytes(data), tuple(f"{kind} {command} {_brief(arguments)}" for kind, command, arguments in requests))
+
+def _compile(requests: tuple[_Request, ...]) -> Batch:
+    data = b""
+    for number, request in enumerate(requests):
+        message = request.kind()
+        for field, value in request.fields.items():
+            message[field] = value
+        message["attrs"] = request.attributes
+        message["header"]["type"] = request.number
+        # Errors are always reported; success only by the last request. Its number tells which one failed.
+        message["header"]["flags"] = _REQUEST | request.flags | (_ACK if number == len(requests) - 1 else 0)
+        message["header"]["sequence_number"] = number
+        message.encode()
+        data += bytes(message.data).ljust((len(message.data) + 3) & ~3, b"\0")
+    return Batch(data, tuple(request.name for request in requests))
 
 
 class Wire:
@@ -205,7 +236,3 @@ def _attributes(message: bytes, offset: int) -> list[tuple[int, bytes]]:
         found.append((kind & 0x3FFF, message[offset + 4:offset + length]))
         offset += (length + 3) & ~3
     return found
-
-
-def _brief(arguments: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in arguments.items() if not isinstance(value, dict))

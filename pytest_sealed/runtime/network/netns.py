@@ -13,7 +13,7 @@ __all__ = ["Namespaces"]
 # The kernel copies some of these from the host's namespace (net.core.devconf_inherit_init_net), and a host that
 # runs Docker forwards: so say all that matters. `default` is for links that come later; lo keeps its ::1.
 _HUB = (
-    ("ipv4/ip_forward", b"1"),
+    ("ipv4/conf/default/forwarding", b"1"),      # what counts is the port's own; ip_forward would take the RTNL lock
     ("ipv4/conf/all/rp_filter", b"1"),           # a port takes only packets whose source is the port's own address
     ("ipv4/conf/all/accept_source_route", b"0"),
     ("ipv4/conf/all/send_redirects", b"0"),
