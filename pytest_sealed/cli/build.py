@@ -32,7 +32,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build what is asked for, one after the other; go on after a failure, and return 1 then."""
     if not args.recipes and not args.all:
-        raise SpecError("which recipe?", remedy=f"sealed build NAME (there are {', '.join(recipe_names()) or 'none'}), or sealed build --all")
+        there = ", ".join(recipe_names()) or "none"
+        raise SpecError("which recipe?", remedy=f"sealed build NAME (there are {there}), or sealed build --all")
     recipes = [find_recipe(name) for name in dict.fromkeys([*args.recipes, *(recipe_names() if args.all else ())])]
     progress = progress_for(sys.stderr, quiet=args.quiet)
     builder = Builder(Store(), progress, fresh=args.fresh)

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'IMAGE':{width}}  {'DIGEST':12}  {'SIZE':>8}  {'LAYERS':>6}  BUILT")
     for image in images:
         digest = image.digest.removeprefix("sha256:")[:12]
-        print(f"{image.reference:{width}}  {digest}  {image.size / 1e6:>5.0f} MB  {len(image.layers):>6}  {_age(time.time() - image.created)}")
+        age = _age(time.time() - image.created)
+        print(f"{image.reference:{width}}  {digest}  {image.size / 1e6:>5.0f} MB  {len(image.layers):>6}  {age}")
     missing = [name for name in recipe_names() if name not in store.names()]
     if missing:
         print(f"not built: {', '.join(missing)} (sealed build NAME)")

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_account", "write_accounts"]
 
-_PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-_GROUP = "root:x:0:\nadm:x:4:\ntty:x:5:\nshadow:x:42:\nutmp:x:43:\nnogroup:x:65534:\n"
+_USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+_GROUPS = "root:x:0:\nadm:x:4:\ntty:x:5:\nshadow:x:42:\nutmp:x:43:\nnogroup:x:65534:\n"
 
 
 def write_accounts(layer: LayerFile, accounts: tuple[Account, ...], passwd: str, group: str) -> None:
@@ -19,8 +19,8 @@ def write_accounts(layer: LayerFile, accounts: tuple[Account, ...], passwd: str,
 
     The folders above are as in the layers below.
     """
-    users = _rows(passwd or _PASSWD, {account.name for account in accounts})
-    groups = _rows(group or _GROUP, {account.name for account in accounts})
+    users = _rows(passwd or _USERS, {account.name for account in accounts})
+    groups = _rows(group or _GROUPS, {account.name for account in accounts})
     for account in accounts:
         users.append(f"{account.name}:x:{account.uid}:{account.gid}:{account.name}:{account.home}:{account.shell}")
         groups.append(f"{account.name}:x:{account.gid}:")

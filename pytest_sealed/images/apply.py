@@ -60,5 +60,6 @@ def _explained(error: OSError, target: str) -> Exception:
         return StoreError(f"the store's file system is full ({os.path.dirname(target)})",
                           remedy="`sealed images` and `sealed rm NAME` free space; or set SEALED_STORE to another folder")
     if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
-        return ImageError(f"the store's file system can't hold an entry: {error}", remedy="set SEALED_STORE to a folder on ext4, xfs or btrfs")
+        return ImageError(f"the store's file system can't hold an entry: {error}",
+                          remedy="set SEALED_STORE to a folder on ext4, xfs or btrfs")
     return error

@@ -59,7 +59,8 @@ class Apt:
             try:
                 return self._download(packages)
             except ImageError as first:
-                if time.time() - os.path.getmtime(f"{self.root}/updated") < 60:
+                stale = "404" in first.message or "has no package" in first.message or "Depends" in first.message
+                if not stale or time.time() - os.path.getmtime(f"{self.root}/updated") < 60:
                     raise
                 try:
                     self._update(force=True)   # the mirror may have replaced or added a version since
@@ -130,10 +131,8 @@ class Apt:
     def _download(self, packages: tuple[str, ...]) -> list[Package]:
         plan = self._run("apt-get", "install", "--simulate", "-q", "usr-is-merged", *packages)
         found = re.findall(r"(?m)^Inst (\S+) (?:\[\S+\] )?\((\S+) .*\[(\w+)\]\)", plan)
-        result = [
-            Package(name=name, version=version, architecture=arch, file=f"{self.archives}/{name.split(':')[0]}_{version.replace(':', '%3a')}_{arch}.deb")
-            for name, version, arch in found
-        ]
+        result = [Package(name=name, version=version, architecture=arch, file=self._file(name, version, arch))
+                  for name, version, arch in found]
         missing = [package for package in result if not os.path.exists(package.file)]
         if missing:
             self.say(f"fetching {len(missing)} of {len(result)} packages")
@@ -142,3 +141,6 @@ class Apt:
                 if not os.path.exists(package.file):
                     raise ImageError(f"apt fetched {package.name} {package.version}, but {package.file} isn't there")
         return sorted(result, key=lambda package: package.name)
+
+    def _file(self, name: str, version: str, architecture: str) -> str:
+        return f"{self.archives}/{name.split(':')[0]}_{version.replace(':', '%3a')}_{architecture}.deb"

@@ -68,7 +68,8 @@ def _host_stanzas(apt: str) -> list[tuple[str, list[str], str]]:
         for block in re.split(r"\n\s*\n", _read(path)):
             text = "\n".join(line for line in block.splitlines() if not line.startswith("#"))
             fields = {key.lower(): value for key, value in re.findall(r"(?m)^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", text)}
-            if "deb" in fields.get("types", "").split() and "main" in fields.get("components", "").split() and fields.get("enabled", "yes") != "no":
+            of_use = "deb" in fields.get("types", "").split() and "main" in fields.get("components", "").split()
+            if of_use and fields.get("enabled", "yes") != "no":
                 signed = f"Signed-By: {fields['signed-by']}" if "signed-by" in fields else ""
                 found.extend((uri, fields.get("suites", "").split(), signed) for uri in fields.get("uris", "").split())
     return found

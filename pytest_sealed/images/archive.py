@@ -21,6 +21,7 @@ _CHUNK = 1 << 20
 _HEADER = 16 << 20      # bytes; the largest single read of a header: a PAX header or a long name
 _LONGEST_PATH = 4095    # bytes, PATH_MAX less the NUL
 _DEEPEST = 256          # folders within folders
+_XATTR = "SCHILY.xattr."
 _MOUNTED = ("dev", "proc", "sys")   # file systems of the container: what an image has below them is never seen
 
 
@@ -48,8 +49,9 @@ class Entry:
         self.kind = kind      # "dir", "file", "symlink", "link", "fifo", "whiteout", "opaque"
         self.info, self._tar = info, tar
         self.uid, self.gid = info.uid, info.gid
-        self.xattrs = {key.removeprefix("SCHILY.xattr."): value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.user.")
-                       and not key.startswith("SCHILY.xattr.user.overlay.")}
+        attributes = ((key.removeprefix(_XATTR), value) for key, value in info.pax_headers.items() if key.startswith(_XATTR))
+        # security.* and trusted.* are the host's to give, user.overlay.* would change what the layers below show
+        self.xattrs = {key: value for key, value in attributes if key.startswith("user.") and not key.startswith("user.overlay.")}
 
     @property
     def mode(self) -> int:
@@ -62,8 +64,7 @@ class Entry:
     def chunks(self) -> Iterator[bytes]:
         """Yield the content of a file."""
         source = self._tar.extractfile(self.info)
-        assert source is not None
-        while chunk := source.read(_CHUNK):
+        while source is not None and (chunk := source.read(_CHUNK)):
             yield chunk
 
 
@@ -130,7 +131,7 @@ def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CA
             info = tar.next()
             if info is None:
                 break
-            tar.members = []   # tarfile would keep every entry
+            forget_members(tar)
             name, count, total = info.name, count + 1, total + max(0, info.size)
             if count > caps.entries:
                 raise ImageError(f"the archive holds more than {caps.entries} entries")
@@ -212,6 +213,11 @@ def check_path(name: str, what: str) -> str:
     if len(encoded) > _LONGEST_PATH or len(parts) > _DEEPEST or any(len(os.fsencode(part)) > 255 for part in parts) or b"\0" in encoded:
         raise ImageError(f"{what} {name[:80]!r}… is too long or too deep ({len(encoded)} bytes, {len(parts)} folders)")
     return path
+
+
+def forget_members(tar: tarfile.TarFile) -> None:
+    """Free the entries that have been read or written: tarfile would keep every one."""
+    tar.members = []  # type: ignore[attr-defined]  # not in typeshed
 
 
 def is_whiteout(status: os.stat_result) -> bool:

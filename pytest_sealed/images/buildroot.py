@@ -145,8 +145,8 @@ def _mount_rest(merged: str, ids: IdMap) -> None:
         mounts.mount(f"/dev/{node}", f"{merged}/dev/{node}", None, mounts.MS_BIND)
     os.mkdir(f"{merged}/dev/shm")
     mounts.mount("tmpfs", f"{merged}/dev/shm", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, f"mode=1777,uid={root},gid={root}")
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):
-        os.symlink(target, f"{merged}/dev/{name}")
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        os.symlink(f"/proc/self/{target}", f"{merged}/dev/{name}")
 
 
 def _run(number: int, argv: list[str], merged: str, user: tuple[int, int], payload: dict[str, Any], ids: IdMap) -> None:
@@ -188,15 +188,17 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _become(argv: list[str], merged: str, user: tuple[int, int], env: dict[str, str], log: int, ready: int, *, single: bool) -> NoReturn:
+def _become(argv: list[str], merged: str, user: tuple[int, int], env: dict[str, str], log: int, ready: int, *,
+            single: bool) -> NoReturn:
     """In the child: enter the root, give up what a build doesn't need, and run the command. Never returns."""
     try:
         if os.read(ready, 1) != b"x":
             os._exit(125)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.setresgid(user[1] if single else 0, user[1] if single else 0, user[1] if single else 0)
-        os.setresuid(user[0] if single else 0, user[0] if single else 0, user[0] if single else 0)
+        first = user if single else (0, 0)   # root, until all is mounted; where there is but one id, that
+        os.setresgid(first[1], first[1], first[1])
+        os.setresuid(first[0], first[0], first[0])
         process.set_parent_death_signal(signal.SIGKILL)
         process.sethostname("build")
         mounts.mount(None, "/", None, mounts.MS_PRIVATE | mounts.MS_REC)
@@ -220,7 +222,7 @@ def _become(argv: list[str], merged: str, user: tuple[int, int], env: dict[str, 
         process.set_no_new_privs()
         os.setsid()
         os.umask(0o022)
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], argv, env)  # noqa: S606
     except OSError as error:
         unknown = error.errno in (errno.ENOENT, errno.EACCES)
         os.write(2, f"{argv[0]}: {error.strerror}\n".encode() if unknown else f"build container: {error}\n".encode())

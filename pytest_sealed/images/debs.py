@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.accounts import write_accounts
+from pytest_sealed.images.archive import forget_members
 
 if TYPE_CHECKING:
     from pytest_sealed.images.apt import Package
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_sealed.images.layerfile import LayerFile
     from pytest_sealed.images.recipe import Account
 
-__all__ = ["unpack_debs"]
+__all__ = ["is_slim", "unpack_debs"]
 
 _SLIM = re.compile(r"/usr/share/(?:doc/(?:[^/]+/(?!copyright$).*)|(?:man|info|locale|lintian|bug|doc-base|bash-completion|zsh|menu)/.*)|"
                    r"/usr/share/doc/[^/]+/copyright/.*", re.DOTALL)
@@ -54,22 +55,18 @@ def unpack_debs(packages: list[Package], layer: LayerFile, exclude: Matcher, acc
 def _unpack(package: Package, layer: LayerFile, exclude: Matcher) -> None:
     control = subprocess.run(["dpkg-deb", "--field", package.file], capture_output=True, check=False)
     process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package.file], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None
     try:
         with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
             for entry in tar:
                 _take(entry, tar, layer, exclude)
-                tar.members = []
-        process.stdout.read()
+                forget_members(tar)
+        _out, complaint = process.communicate()
     except tarfile.TarError as error:
+        _out, complaint = process.communicate()
         raise ImageError(f"{package.file} can't be read: {error}", remedy=f"rm {package.file}   and build again") from error
-    finally:
-        process.stdout.close()
-        complaint = process.stderr.read().decode(errors="replace").strip()
-        process.stderr.close()
-        status = process.wait()
-    if status or control.returncode:
-        raise ImageError(f"{package.file} can't be read: {complaint}", remedy=f"rm {package.file}   and build again")
+    if process.returncode or control.returncode:
+        raise ImageError(f"{package.file} can't be read: {complaint.decode(errors='replace').strip()}",
+                         remedy=f"rm {package.file}   and build again")
     name = f"var/lib/dpkg/status.d/{package.name}"   # where scanners of images without dpkg look
     layer.parents(name)
     layer.file(name, control.stdout)
@@ -80,13 +77,18 @@ def _take(entry: tarfile.TarInfo, tar: tarfile.TarFile, layer: LayerFile, exclud
     if not name or (entry.isdir() and name in _MERGED):
         return
     path = f"/{name}"
-    if exclude(path) or _SLIM.fullmatch(path):
+    if exclude(path) or is_slim(path):
         return
     entry.name = name
     if entry.islnk():
         entry.linkname = _merged(entry.linkname)
     layer.parents(name)
     layer.add(entry, tar.extractfile(entry) if entry.isreg() else None)
+
+
+def is_slim(path: str) -> bool:
+    """Say whether a path is left out of every image: documentation but for copyright files, manuals, translations."""
+    return _SLIM.fullmatch(path) is not None
 
 
 def _merged(name: str) -> str:

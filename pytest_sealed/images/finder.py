@@ -44,7 +44,8 @@ def find_recipe(name: str, start: str | None = None) -> Recipe:
         if os.path.isfile(path):
             recipe = load_recipe(path)
             if recipe.name.partition(":")[0] != name.partition(":")[0]:
-                raise recipe.error(("name",), f"name = {recipe.name!r}, but the recipe lies in the folder {name!r}", remedy=f'write name = "{name}"')
+                raise recipe.error(("name",), f"name = {recipe.name!r}, but the recipe lies in the folder {name!r}",
+                                   remedy=f'write name = "{name}"')
             return recipe
     names = recipe_names(start)
     raise RecipeError(f"there is no recipe {name!r}{nearest(name, names)}", remedy=(

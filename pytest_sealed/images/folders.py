@@ -77,8 +77,8 @@ class Folders:
         """
         kind = self._file_system()
         if kind in _REMOTE:
-            raise StoreError(f"the image store {self.root} is on {kind}, which can't hold layers: foreign owners, locks and attributes fail there",
-                             remedy=_ELSEWHERE)
+            raise StoreError(f"the image store {self.root} is on {kind}, which can't hold layers: "
+                             "foreign owners, locks and attributes fail there", remedy=_ELSEWHERE)
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self.root.stat().st_uid == os.geteuid():
@@ -116,9 +116,10 @@ class Folders:
         """Yield a fresh folder below tmp. It is removed at the end, or by the next `sweep` if this process is killed."""
         folder = self.tmp / uuid.uuid4().hex
         lock = FileLock(f"{folder}.lock", is_singleton=False)
-        lock.acquire()
-        try:
+        with self._tmp_lock():   # a sweep sees a folder with its lock held, or neither
+            lock.acquire()
             folder.mkdir()
+        try:
             yield folder
         finally:
             self.discard(folder)
@@ -128,6 +129,9 @@ class Folders:
 
     def discard(self, *folders: Path) -> None:
         """Remove folders of the store, whoever owns what is in them."""
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)   # often enough there is nothing in it
         present = [str(folder) for folder in folders if os.path.lexists(folder)]
         if present:
             run_inside("pytest_sealed.images.remove", {"paths": present}, ids=self.ids)
@@ -135,17 +139,21 @@ class Folders:
     def sweep(self) -> list[str]:
         """Remove what killed processes have left below tmp; return the names."""
         swept = []
-        for name in sorted({path.name.removesuffix(".lock") for path in self.tmp.iterdir()}):
-            lock = FileLock(str(self.tmp / f"{name}.lock"), is_singleton=False)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                self.discard(self.tmp / name)
-                with contextlib.suppress(OSError):
-                    os.unlink(self.tmp / f"{name}.lock")
-                swept.append(name)
-            finally:
-                lock.release()
+        with self._tmp_lock():
+            for name in sorted({path.name.removesuffix(".lock") for path in self.tmp.iterdir()}):
+                lock = FileLock(str(self.tmp / f"{name}.lock"), is_singleton=False)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    continue
+                try:
+                    self.discard(self.tmp / name)
+                    with contextlib.suppress(OSError):
+                        os.unlink(self.tmp / f"{name}.lock")
+                    swept.append(name)
+                finally:
+                    lock.release()
         return swept
+
+    def _tmp_lock(self) -> FileLock:
+        return FileLock(str(self.locks / "tmp"), is_singleton=False)

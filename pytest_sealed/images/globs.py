@@ -6,7 +6,7 @@ import re
 
 __all__ = ["Matcher", "translate"]
 
-_TOKEN = re.compile(r"/\*\*/|\*\*|[*?{},]|[^*?{},/]+|/")
+_PARTS = re.compile(r"/\*\*/|\*\*|[*?{},]|[^*?{},/]+|/")
 
 
 def translate(pattern: str) -> re.Pattern[str]:
@@ -18,15 +18,15 @@ def translate(pattern: str) -> re.Pattern[str]:
     if not text.startswith("/"):
         text = "/" + text if text.startswith("**") else "/**/" + text
     out, depth = "", 0
-    for token in _TOKEN.findall(text):
-        if token == "{":
+    for part in _PARTS.findall(text):
+        if part == "{":
             out, depth = out + "(?:", depth + 1
-        elif token == "}" and depth:
+        elif part == "}" and depth:
             out, depth = out + ")", depth - 1
-        elif token == "," and depth:
+        elif part == "," and depth:
             out += "|"
         else:
-            out += {"/**/": "/(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token) or re.escape(token)
+            out += {"/**/": "/(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part)
     if depth:
         raise ValueError(f"{pattern!r}: a brace is open")
     return re.compile(out + r"(?:/.*)?", re.DOTALL)

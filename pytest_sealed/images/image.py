@@ -70,16 +70,17 @@ def config_to_oci(config: ImageConfig, *, architecture: str, diff_ids: list[str]
     if config.tmpfs:
         labels[TMPFS] = json.dumps([asdict(item) for item in config.tmpfs], separators=(",", ":"))
     body: dict[str, Any] = {
-        "Env": [f"{name}={value}" for name, value in config.env.items()], "Entrypoint": list(config.entrypoint), "Cmd": list(config.command),
-        "User": config.user, "WorkingDir": config.workdir, "Labels": labels, "ExposedPorts": {f"{port}/tcp": {} for port in config.ports},
-        "Volumes": {path: {} for path in config.volumes},
+        "Env": [f"{name}={value}" for name, value in config.env.items()],
+        "Entrypoint": list(config.entrypoint), "Cmd": list(config.command), "User": config.user, "WorkingDir": config.workdir,
+        "Labels": labels, "ExposedPorts": {f"{port}/tcp": {} for port in config.ports}, "Volumes": {path: {} for path in config.volumes},
     }
     if config.stop_signal is not None:
         body["StopSignal"] = str(config.stop_signal)
     if config.health is not None:
         check = config.health
-        body["Healthcheck"] = {"Test": ["CMD", *check.command], "Interval": int(check.interval * _SECOND), "Timeout": int(check.timeout * _SECOND),
-                               "StartPeriod": int(check.start_period * _SECOND), "Retries": check.retries}
+        times = {"Interval": check.interval, "Timeout": check.timeout, "StartPeriod": check.start_period}
+        body["Healthcheck"] = {"Test": ["CMD", *check.command], "Retries": check.retries,
+                               **{key: int(seconds * _SECOND) for key, seconds in times.items()}}
     kept = {key: value for key, value in body.items() if value}
     return {"architecture": architecture, "os": "linux", "config": kept, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
 
@@ -126,11 +127,11 @@ def change_config(config: ImageConfig, changes: ConfigChanges) -> ImageConfig:
 
 
 def _health(data: dict[str, Any] | None) -> HealthCheck | None:
-    test = (data or {}).get("Test") or ["NONE"]
+    data = data or {}
+    test = data.get("Test") or ["NONE"]
     if test[0] not in ("CMD", "CMD-SHELL") or len(test) < 2:
         return None
     command = tuple(test[1:]) if test[0] == "CMD" else ("/bin/sh", "-c", test[1])
-    assert data is not None
     times = {name: data[key] / _SECOND for name, key in (("interval", "Interval"), ("timeout", "Timeout"), ("start_period", "StartPeriod"))
              if data.get(key)}
     return HealthCheck(command=command, retries=data.get("Retries") or 3, **times)

@@ -33,16 +33,13 @@ class WrittenLayer:
     entries: int
 
 
-class _Hashing(io.RawIOBase):
+class _Hashing:
     """A file for tarfile to write to: counts and hashes what passes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest, self.count = file, hashlib.sha256(), 0
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data) -> int:  # type: ignore[no-untyped-def]
+    def write(self, data: bytes) -> int:
         self._file.write(data)
         self.digest.update(data)
         self.count += len(data)
@@ -58,9 +55,9 @@ class LayerFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._raw = open(path, "xb", buffering=_CHUNK)
+        self._raw = open(path, "xb", buffering=_CHUNK)  # noqa: SIM115  (closed in __exit__)
         self._hashing = _Hashing(self._raw)
-        self._tar = tarfile.open(fileobj=self._hashing, mode="w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.open(fileobj=self._hashing, mode="w", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
         self.seen: dict[str, str] = {}
         self._epoch = epoch()
 
@@ -84,7 +81,7 @@ class LayerFile:
         kept = {key: value for key, value in entry.pax_headers.items() if key.startswith("SCHILY.xattr.")}
         clean.pax_headers = dict(sorted(kept.items()))
         self._tar.addfile(clean, content)
-        self._tar.members = []   # tarfile would keep every entry
+        self._tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry
         return True
 
     def directory(self, name: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:

@@ -115,8 +115,8 @@ class Layers:
             made.mkdir()
             archive = os.open(layer.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                run_inside("pytest_sealed.images.apply", {"target": f"{made}/fs", "lowers": self.lowers(below), "diff_id": layer.diff_id, **caps},
-                           fds=[archive], ids=self._folders.ids)
+                payload = {"target": f"{made}/fs", "lowers": self.lowers(below), "diff_id": layer.diff_id, **caps}
+                run_inside("pytest_sealed.images.apply", payload, fds=[archive], ids=self._folders.ids)
                 facts = {"diff_id": layer.diff_id, "parent": below.top, "size": layer.size}
                 (made / "layer.json").write_text(json.dumps(facts))
                 _rename(made, target)

@@ -159,7 +159,8 @@ def load_recipe(path: str) -> Recipe:
         with open(file, "rb") as stream:
             data = stream.read((1 << 20) + 1)
     except OSError as error:
-        raise RecipeError(f"{file}:1: can't be read: {error.strerror}", remedy="name a folder with an image.toml, or the file itself") from error
+        raise RecipeError(f"{file}:1: can't be read: {error.strerror}",
+                          remedy="name a folder with an image.toml, or the file itself") from error
     return parse_recipe(data, file)
 
 
@@ -176,7 +177,8 @@ def parse_recipe(data: bytes, path: str) -> Recipe:
     if "schema" not in top:
         top.fail(None, "the recipe needs the key 'schema'", remedy="write schema = 1 at its top")
     if top.integer("schema", 0, 0, 10**9) != 1:
-        top.fail("schema", f"schema = {top.values['schema']} is unknown to this version", remedy="write schema = 1, or upgrade pytest-sealed")
+        top.fail("schema", f"schema = {top.values['schema']} is unknown to this version",
+                 remedy="write schema = 1, or upgrade pytest-sealed")
     name = top.required("name")
     if not _NAME.fullmatch(name) or len(name) > 200:
         top.fail("name", f"name = {name!r} is no image name", remedy="lower-case letters, digits, '.', '-', '_', then perhaps ':tag'")
@@ -192,7 +194,8 @@ def parse_recipe(data: bytes, path: str) -> Recipe:
 def _base(top: Table) -> Base:
     table = top.table("base")
     if table is None:
-        top.fail(None, "the recipe needs a [base]", remedy='[base] with debian = "bookworm" and packages = […], or image = "another recipe"')
+        top.fail(None, "the recipe needs a [base]",
+                 remedy='[base] with debian = "bookworm" and packages = […], or image = "another recipe"')
     table.only("debian", "image", "install", "packages", "omit", "exclude")
     debian, image = table.string("debian"), table.string("image")
     if bool(debian) == bool(image):
@@ -218,12 +221,10 @@ def _base(top: Table) -> Base:
 
 
 def _accounts(top: Table) -> tuple[Account, ...]:
-    users = top.table("users")
+    users = top.table("users") or Table(top.source, ("users",), {})
     found: list[Account] = []
-    for name in users.values if users else ():
-        assert users is not None
-        table = users.table(name)
-        assert table is not None
+    for name in users.values:
+        table = users.table(name) or users
         if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name) or name == "root":
             users.fail(name, f"{name!r} is no user name" if name != "root" else "root is there already")
         table.only("uid", "gid", "home", "shell")

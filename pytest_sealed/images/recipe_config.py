@@ -143,8 +143,7 @@ def parse_ready(table: Table) -> waits.Wait:
             return waits.healthy()
         if kind == "log":
             return waits.log(table.required("log"))
-        row = table.table("http")
-        assert row is not None
+        row = table.table("http") or table
         row.only("port", "path", "status")
         status = row.integer("status", 0, 0, 599)
         return waits.http(row.integer("port", 80, 1, 65535), row.string("path", "/"), status=status or ())

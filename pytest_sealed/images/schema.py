@@ -111,7 +111,7 @@ def _words(dotted: str) -> list[str]:
 
 def _common(first: Key, second: Key) -> int:
     length = 0
-    for one, other in zip(first, second):
+    for one, other in zip(first, second, strict=False):
         if one != other:
             break
         length += 1

@@ -124,7 +124,8 @@ class Store:
         with self.building(exclusive=True), self._flock(f"image-{digest.removeprefix('sha256:')}", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
             others = [name for name in self.names() if name != reference and self.digest(name) == digest]
             if not free and not others:
-                raise ImageError(f"image {reference!r} is used by a running container", remedy="end the test run, or `sealed ps`, and try again")
+                raise ImageError(f"image {reference!r} is used by a running container",
+                                 remedy="end the test run that `sealed ps` shows, and try again")
             os.unlink(self._path(reference))
             return self.prune()
 
@@ -247,16 +248,12 @@ class Store:
         """Write a file so that others see all of it or nothing."""
         if path.exists() and not again:
             return
-        fresh = self.folders.tmp / f"{uuid.uuid4().hex}.new"
-        try:
-            with open(fresh, "xb") as file:
+        with self.folders.workspace() as work:
+            with open(work / "file", "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(fresh, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(fresh)
+            os.replace(work / "file", path)
 
 
 def _encode(value: dict[str, Any]) -> bytes:
