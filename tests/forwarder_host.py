@@ -11,6 +11,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from types import TracebackType
 from typing import Any
@@ -63,11 +64,13 @@ class ForwarderHost:
         setup, their_setup = pair()
         with theirs, their_setup:
             passed = (their_setup.fileno(), theirs.fileno())
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
             self.process = subprocess.Popen(
                 [os.path.realpath(sys.executable), "-I", "-S", __file__, *map(str, passed), rundir, str(pipes), str(files), tmpfs],
-                pass_fds=passed)
+                pass_fds=passed, stderr=self._stderr)
         self.channel = ours
-        self._number = 0
+        ours.socket.settimeout(TIMEOUT)
+        self._number = self._heard = 0
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self.hubs = []
@@ -122,13 +125,24 @@ class ForwarderHost:
                 pass
         return found
 
+    def complaints(self) -> str:
+        """Return what the service has written to stderr since the last call: each exception that it survived."""
+        self._stderr.seek(self._heard)
+        text = self._stderr.read().decode()
+        self._heard += len(text.encode())
+        return text
+
     def close(self) -> int:
         """End the service by ending its channel; return its exit code."""
         self.channel.close()
         self.close_clients()
         for hub in self.hubs:
             hub.close()
-        return self.process.wait(TIMEOUT)
+        code = self.process.wait(TIMEOUT)
+        complaints = self.complaints()
+        self._stderr.close()
+        assert not complaints, complaints
+        return code
 
     def __enter__(self) -> ForwarderHost:
         return self

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import select
 import socket
 import struct
 import threading
@@ -231,9 +233,10 @@ def test_down_resets_connections_and_newcomers_until_up(host: ForwarderHost) -> 
 
 def test_down_delivers_what_the_server_sent_before_it_ended(host: ForwarderHost) -> None:
     said = threading.Semaphore(0)
+    words = os.urandom(200_000)       # more than fits into the client's own buffer at first
 
     def serve(connection: socket.socket) -> None:
-        connection.sendall(b"last words")
+        connection.sendall(words)
         connection.close()
         said.release()
 
@@ -244,7 +247,7 @@ def test_down_delivers_what_the_server_sent_before_it_ended(host: ForwarderHost)
             assert said.acquire(timeout=TIMEOUT)
             host.tell("down", container="c")
             host.ask("up", (host.hubs[0].fd,), container="c", address="127.0.0.1")
-            assert read_all(client) == b"last words"
+            assert read_all(client) == words
 
 
 def test_a_restart_on_another_hub_moves_new_connections_and_resets_old_ones(host: ForwarderHost) -> None:
@@ -257,6 +260,16 @@ def test_a_restart_on_another_hub_moves_new_connections_and_resets_old_ones(host
         if first.port != second.port:     # chance: each hub gives out its own
             assert_refuses(host, address)
         assert_echoes(host.connect(other))
+
+
+def test_containers_on_different_hubs_are_served_side_by_side(host: ForwarderHost) -> None:
+    def name(text: bytes) -> Callable[[socket.socket], None]:
+        return lambda connection: connection.sendall(text)
+
+    with Server(host, name(b"first")) as first, Server(host, name(b"second"), hub=1) as second:
+        addresses = [host.listen("a", first.port), host.listen("b", second.port, hub=1)]
+        for _ in range(20):
+            assert [read_all(host.connect(address)) for address in addresses] == [b"first", b"second"]
 
 
 def test_a_reset_by_the_server_reaches_the_client_after_the_bytes_before_it(host: ForwarderHost) -> None:
@@ -282,9 +295,11 @@ def test_a_reset_by_the_client_reaches_the_server(host: ForwarderHost, half_clos
             assert connection.recv(1) == b""
         ready.set()
         try:
-            if half_closed:
-                while True:           # nothing more can be read: only a send can tell
-                    connection.sendall(b"?" * 1000)
+            if half_closed:           # nothing more can be read
+                poll = select.poll()
+                poll.register(connection, 0)
+                assert poll.poll(TIMEOUT * 1000), "no word of the reset"
+                connection.send(b"?")
             answers.append(connection.recv(1))
         except OSError as error:
             answers.append(error)
@@ -367,7 +382,7 @@ def test_a_client_that_does_not_read_holds_up_no_other(host: ForwarderHost) -> N
 
 @pytest.mark.parametrize("pipes", [0, 2])
 def test_streams_are_right_when_pipes_are_few(tmp_path: Path, pipes: int) -> None:
-    data = os.urandom(8 * MIB)
+    data = os.urandom(4 * MIB)
     with (ForwarderHost(str(tmp_path), pipes=pipes) as host,
           Server(host, lambda connection: connection.sendall(data)) as server):
         address = host.listen("c", server.port)
@@ -398,11 +413,11 @@ def test_when_descriptors_run_out_clients_wait_and_messages_are_still_heard(tmp_
             client.close()
 
 
-def test_descriptors_that_run_out_before_the_reserve_was_known_make_clients_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [40, 41])      # the last one is wanted for the client, or for the way to the container
+def test_descriptors_that_run_out_before_the_reserve_was_known_make_clients_wait(tmp_path: Path, files: int) -> None:
     with ForwarderHost(str(tmp_path), files=1024) as host, Server(host, echo) as server:
         address = host.listen("c", server.port)
-        import resource
-        resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (40, 1024))
+        resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (files, 1024))
         clients = [host.connect(address) for _ in range(50)]
         for client in clients:
             client.sendall(b"ping")
@@ -428,8 +443,11 @@ def test_a_bad_request_gets_an_error_and_ends_nothing(host: ForwarderHost) -> No
         received = host.channel.receive()
         assert received is not None
         assert "error" in received[0]
+    assert host.complaints() == ""
     host.channel.socket.send(b"garbage")
+    host.tell("nonsense", container="c")
     assert host.ask("traffic", container="unknown") == {"connections": 0, "bytes": 0}
+    assert [line.split(": ")[2] for line in host.complaints().splitlines()] == ["ProtocolError", "ValueError"]
     os.close(read_end)
     with pytest.raises(BrokenPipeError):      # the descriptors that came with bad requests are closed
         os.write(write_end, b"x")

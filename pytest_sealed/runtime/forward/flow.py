@@ -188,8 +188,6 @@ class Flow:
     def _sink_failed(self) -> None:
         """The sink was reset. What it sent before may still be waiting, so the other flow reads to the end."""
         self.sink.broken = True
-        self.sink.readable = True
-        self.sink.thorough = True
         self.ended = self.done = True
         self.release()
 
