@@ -52,8 +52,9 @@ def run_exec(container: Container, session: Session, request: dict[str, Any], *,
             into = _Pipe(theirs, theirs) if data is not None else None
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             theirs.callback(os.close, null)
-            channel = ends.enter_context(session.open("exec", [null if into is None else into.read, out.write, err.write], **request))
-            pump = ends.enter_context(_Pump(channel.socket.fileno(), -1 if into is None else into.write, data or b"", out.read, err.read))
+            stdin_fd, feed_fd = (null, -1) if into is None else (into.read, into.write)
+            channel = ends.enter_context(session.open("exec", [stdin_fd, out.write, err.write], **request))
+            pump = ends.enter_context(_Pump(channel.socket.fileno(), feed_fd, data or b"", out.read, err.read))
         deadline = None if timeout is None else time.monotonic() + timeout
         end: dict[str, Any] | None = None
         while end is None:

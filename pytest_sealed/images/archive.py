@@ -25,6 +25,9 @@ _XATTR = "SCHILY.xattr."
 _MOUNTED = ("dev", "proc", "sys")   # file systems of the container: what an image has below them is never seen
 
 
+_BROKEN = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, IndexError, KeyError)   # what tarfile raises
+
+
 class Caps:
     """How much an archive may hold."""
 
@@ -62,10 +65,17 @@ class Entry:
         return min(max(float(self.info.mtime), 0.0), 2.0**33)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content of a file."""
-        source = self._tar.extractfile(self.info)
-        while source is not None and (chunk := source.read(_CHUNK)):
-            yield chunk
+        """Yield the content of a file.
+
+        Raises:
+            ImageError: the archive ends within it.
+        """
+        try:
+            source = self._tar.extractfile(self.info)
+            while source is not None and (chunk := source.read(_CHUNK)):
+                yield chunk
+        except _BROKEN as error:
+            raise ImageError(f"the archive is broken within {self.path!r}: {error}") from error
 
 
 class _Source:
@@ -143,7 +153,7 @@ def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CA
         if any(source.last):   # tarfile takes a broken or cut header for the end
             raise ImageError(f"a broken header near byte {source.tell()}")
         source.drain()
-    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, IndexError, KeyError) as error:
+    except _BROKEN as error:
         raise ImageError(f"the archive is broken after {name[:200]!r}: {error}") from error
     digest = f"sha256:{source.digest.hexdigest()}"
     if diff_id and digest != diff_id:

@@ -27,7 +27,8 @@ __all__ = ["configured_base"]
 
 _HOOKS = "/usr/share/mmdebstrap/hooks/merged-usr"
 # of the host or of the build itself; dev, proc, run and sys are mounted in a container
-_DROPPED = re.compile(r"/(?:dev|proc|sys|run|tmp)/.*|/etc/(?:resolv\.conf|hostname|machine-id|apt/sources\.list.*|apt/apt\.conf\.d/99mmdebstrap)|"
+_DROPPED = re.compile(r"/(?:dev|proc|sys|run|tmp)/.*|"
+                      r"/etc/(?:resolv\.conf|hostname|machine-id|apt/sources\.list.*|apt/apt\.conf\.d/99mmdebstrap)|"
                       r"/var/(?:cache|log)/.*[^/]|/var/lib/apt/lists/.*|/etc/\.pwd\.lock|.*/__pycache__(?:/.*)?", re.DOTALL)
 
 

@@ -81,7 +81,7 @@ class LayerFile:
         kept = {key: value for key, value in entry.pax_headers.items() if key.startswith("SCHILY.xattr.")}
         clean.pax_headers = dict(sorted(kept.items()))
         self._tar.addfile(clean, content)
-        self._tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry
+        self._tar.members = []   # tarfile would keep every entry
         return True
 
     def directory(self, name: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
-from pytest_sealed.images.archive import Entry, is_whiteout
+from pytest_sealed.images.archive import is_whiteout
+from pytest_sealed.images.lowers import OPAQUE, hide, hides, make_opaque, visible
 from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.archive import Entry
 
 __all__ = ["Tree"]
 
 _SAFE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-_OPAQUE = "user.overlay.opaque"
-_HIDDEN = "user.overlay.whiteout"
 
 
 class Tree:
@@ -35,10 +38,13 @@ class Tree:
         self._root, self._lowers, self._shift = root, lowers, shift
         self._folder: tuple[str, int] | None = None   # the last parent folder, kept open
         self._mtimes: dict[str, float] = {}
+        self._opaque: set[str] = set()
+        self._hidden: set[str] = set()
         self._implicit_root = True
 
     def close(self) -> None:
         """Set the folders' times, which filling them has changed, and close."""
+        self._unhide()
         if self._implicit_root and self._lowers:
             self._attributes(self._root, os.fstat(self._lowers[0]))
         self._forget()
@@ -52,6 +58,15 @@ class Tree:
             os.utime(fd, (mtime, mtime))
             os.close(fd)
 
+    def _unhide(self) -> None:
+        """Remove whiteouts below opaque folders: there overlayfs would list them as files."""
+        for path in self._hidden:
+            parts = path.split("/")
+            if not self._opaque.isdisjoint("/".join(parts[:depth]) for depth in range(len(parts))):
+                parent = self._parent("/".join(parts[:-1]))
+                if self._lstat(parent, parts[-1]) is not None and self._is_hidden(parent, parts[-1]):
+                    os.unlink(parts[-1], dir_fd=parent)
+
     def add(self, entry: Entry) -> None:
         """Carry out one entry.
 
@@ -60,6 +75,10 @@ class Tree:
         """
         if entry.kind == "opaque":
             self._make_opaque(entry.path)
+            return
+        if entry.kind == "whiteout":
+            if self._visible_below(entry.path) is not None:   # else there is nothing to hide
+                self._hide(entry.path)
             return
         if not entry.path:
             self._implicit_root = False
@@ -89,7 +108,8 @@ class Tree:
             os.unlink(name, dir_fd=parent)
         os.mkdir(name, 0o700, dir_fd=parent)
         if before is not None and self._visible_below(path) is not None:
-            self._set_opaque(parent, name)   # this layer replaced or hid what lies below
+            make_opaque(parent, name)   # this layer replaced or hid what lies below
+            self._opaque.add(path)
 
     def _add_file(self, parent: int, name: str, entry: Entry) -> None:
         self._clear(parent, name)
@@ -114,61 +134,49 @@ class Tree:
         os.mkfifo(name, 0o600, dir_fd=parent)
         self._settle_path(parent, name, entry, chmod=True)
 
-    def _add_link(self, parent: int, name: str, entry: Entry) -> None:
+    def _add_link(self, _parent: int, name: str, entry: Entry) -> None:
         target = entry.info.linkname
         if target == entry.path:
             raise ImageError(f"{entry.path!r} is a hard link to itself")
-        folder, _, last = target.rpartition("/")
-        there = -1
+        there = self._folder_of_target(target, entry.path)
         try:
-            there = openat2(self._root, folder or ".", os.O_PATH | os.O_DIRECTORY, resolve=_SAFE)
-            found = self._lstat(there, last)
+            parent = self._parent(entry.path.rpartition("/")[0])   # again: a copy of the target may have closed it
+            self._clear(parent, name)
+            os.link(target.rpartition("/")[2], name, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(there)
+
+    def _folder_of_target(self, target: str, link: str) -> int:
+        """Return a new fd of the folder that holds a hard link's target, copied from the layers below if need be."""
+        folder, _, name = target.rpartition("/")
+        try:
+            fd = openat2(self._root, folder or ".", os.O_PATH | os.O_DIRECTORY, resolve=_SAFE)
         except OSError as error:
-            found = None
             if error.errno == errno.ELOOP:
-                raise ImageError(f"the hard link {entry.path!r} leads to {target!r} through a symbolic link") from error
+                raise ImageError(f"the hard link {link!r} leads to {target!r} through a symbolic link") from error
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise
-        try:
-            if found is None:
-                if there >= 0:
-                    os.close(there)
-                self._copy_up(target, entry.path)
-                there = os.dup(self._parent(folder))
-                parent = self._parent(entry.path.rpartition("/")[0])   # the copy may have closed it
-            elif stat.S_ISDIR(found.st_mode) or is_whiteout(found):
-                raise ImageError(f"the hard link {entry.path!r} leads to {target!r}, which is no file")
-            self._clear(parent, name)
-            os.link(last, name, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
-        finally:
-            if there >= 0:
-                os.close(there)
+        else:
+            found = self._lstat(fd, name)
+            if found is not None and not stat.S_ISDIR(found.st_mode) and not is_whiteout(found):
+                return fd
+            os.close(fd)
+            if found is not None:
+                raise ImageError(f"the hard link {link!r} leads to {target!r}, which is no file")
+        self._copy_up(target, link)
+        return os.dup(self._parent(folder))
 
-    def _add_whiteout(self, parent: int, name: str, entry: Entry) -> None:
+    def _hide(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        parent = self._parent(folder)
         mine = self._lstat(parent, name)
-        below = self._visible_below(entry.path)
-        if below is None or (mine is not None and is_whiteout(mine)):
-            return   # nothing to hide
         if mine is not None:   # a layer's whiteouts spare what the same layer wrote
             if stat.S_ISDIR(mine.st_mode):
-                self._set_opaque(parent, name)
+                make_opaque(parent, name)
+                self._opaque.add(path)
             return
-        try:
-            os.mknod(name, stat.S_IFCHR | 0o600, 0, dir_fd=parent)
-        except PermissionError:
-            self._hide_by_attribute(parent, name)
-
-    def _hide_by_attribute(self, parent: int, name: str) -> None:
-        """Hide `name` by the attributes that overlayfs knows since Linux 6.7: a store on overlayfs takes no whiteout devices."""
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
-        try:
-            os.setxattr(fd, _HIDDEN, b"y")
-            os.setxattr(f"/proc/self/fd/{parent}", _OPAQUE, b"x", 0)
-        except OSError as error:
-            raise ImageError(f"the store's file system can't hold a removal ({error.strerror})",
-                             remedy="set SEALED_STORE to a folder on ext4, xfs, btrfs or tmpfs") from error
-        finally:
-            os.close(fd)
+        hide(parent, name)
+        self._hidden.add(path)
 
     # folders
 
@@ -180,20 +188,37 @@ class Tree:
         try:
             fd = openat2(self._root, path or ".", os.O_PATH | os.O_DIRECTORY, resolve=_SAFE)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise ImageError(f"a part of {path!r} is no folder but a symbolic link or a file") from error
-            if error.errno != errno.ENOENT:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
-            folder, _, name = path.rpartition("/")
-            above = os.dup(self._parent(folder))
-            try:
-                self._implicit(above, name, path)
-                fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-            finally:
-                os.close(above)
-            self._forget()
+            fd = self._make_parent(path)
+            self._forget()   # making it has opened those above
         self._folder = (path, fd)
         return fd
+
+    def _make_parent(self, path: str) -> int:
+        folder, _, name = path.rpartition("/")
+        above = os.dup(self._parent(folder))
+        try:
+            mine = self._lstat(above, name)
+            if mine is None:
+                self._implicit(above, name, path)
+            elif self._is_hidden(above, name):
+                self._make_folder(above, name, path)   # this layer hid what was there, and now fills it anew
+                os.chmod(name, 0o755, dir_fd=above)
+                if self._shift is not None:
+                    os.chown(name, self._shift, self._shift, dir_fd=above)
+            elif not stat.S_ISDIR(mine.st_mode):
+                raise ImageError(f"a part of {path!r} is no folder but a symbolic link or a file")
+            return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
+
+    def _is_hidden(self, parent: int, name: str) -> bool:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            return hides(fd, os.fstat(fd))
+        finally:
+            os.close(fd)
 
     def _forget(self) -> None:
         if self._folder is not None:
@@ -226,20 +251,13 @@ class Tree:
     def _make_opaque(self, path: str) -> None:
         self._forget()
         if not path:
-            os.setxattr(self._root, _OPAQUE, b"y")
+            os.setxattr(self._root, OPAQUE, b"y")
+            self._opaque.add("")
             return
+        self._parent(path)
         folder, _, name = path.rpartition("/")
-        parent = self._parent(folder)
-        if self._lstat(parent, name) is None:
-            self._implicit(parent, name, path)
-        self._set_opaque(parent, name)
-
-    def _set_opaque(self, parent: int, name: str) -> None:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-        try:
-            os.setxattr(fd, _OPAQUE, b"y")
-        finally:
-            os.close(fd)
+        make_opaque(self._parent(folder), name)
+        self._opaque.add(path)
 
     # what is there
 
@@ -301,54 +319,3 @@ class Tree:
         if chmod:
             os.chmod(name, entry.mode, dir_fd=parent)
         os.utime(name, (entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
-
-
-def visible(lowers: list[int], path: str, *, keep: bool = False) -> tuple[int, os.stat_result | None]:
-    """Return (fd or -1, status) of what an overlay of `lowers`, topmost first, shows at `path`. Follows no link."""
-    folders, found = [os.dup(fd) for fd in lowers], -1
-    status: os.stat_result | None = None
-    try:
-        for index, name in enumerate(parts := path.split("/")):
-            nexts, status = _step_down(folders, name)
-            for fd in folders:
-                os.close(fd)
-            folders = nexts
-            if status is None or (index < len(parts) - 1 and not stat.S_ISDIR(status.st_mode)):
-                return -1, (status if status is not None and stat.S_ISLNK(status.st_mode) and index == len(parts) - 1 else None)
-        if keep:
-            found = os.dup(folders[0])
-        return found, status
-    finally:
-        for fd in folders:
-            os.close(fd)
-
-
-def _step_down(folders: list[int], name: str) -> tuple[list[int], os.stat_result | None]:
-    """Look `name` up in merged folders: return the fds of what is there, topmost first, and its status."""
-    found: list[int] = []
-    first: os.stat_result | None = None
-    for folder in folders:
-        try:
-            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
-        except FileNotFoundError:
-            continue
-        status = os.fstat(fd)
-        if is_whiteout(status) or (found and not stat.S_ISDIR(status.st_mode)) or _hidden(fd, status):
-            os.close(fd)
-            break
-        found.append(fd)
-        first = first or status
-        if not stat.S_ISDIR(status.st_mode) or _xattr(fd, _OPAQUE) == b"y":
-            break
-    return found, first
-
-
-def _hidden(fd: int, status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_size == 0 and bool(_xattr(fd, _HIDDEN))
-
-
-def _xattr(fd: int, name: str) -> bytes:
-    try:
-        return os.getxattr(f"/proc/self/fd/{fd}", name)   # an O_PATH fd has no attributes of its own
-    except OSError:
-        return b""

@@ -15,6 +15,7 @@ __all__ = [
     "pidfd_open",
     "pidfd_send_signal",
     "set_child_subreaper",
+    "set_command_line",
     "set_dumpable",
     "set_keep_capabilities",
     "set_name",
@@ -61,6 +62,18 @@ def set_name(name: str) -> None:
     """Name the calling thread, at most 15 bytes. See PR_SET_NAME(2const)."""
     buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
     _prctl("PR_SET_NAME", _PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def set_command_line(text: str) -> None:
+    """Overwrite what /proc/PID/cmdline and ps show of this process; cut to the length of what stood there."""
+    fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fields = os.read(fd, 4096).rpartition(b")")[2].split()
+    finally:
+        os.close(fd)
+    start, end = int(fields[45]), int(fields[46])   # arg_start and arg_end, fields 48 and 49 of proc_pid_stat(5)
+    if start and end > start:
+        ctypes.memmove(start, os.fsencode(text)[: end - start - 1].ljust(end - start, b"\0"), end - start)
 
 
 def set_child_subreaper() -> None:

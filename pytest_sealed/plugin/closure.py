@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["active_names", "definitions", "dependencies", "is_overridden", "visible"]
+__all__ = ["active_names", "definitions", "dependencies", "is_overridden", "may_ask_later", "visible"]
 
 FixtureDef = Any   # pytest.FixtureDef; its attributes func, argname, argnames, scope and cached_result are the same since 7
 
@@ -38,6 +38,15 @@ def active_names(item: pytest.Item) -> set[str]:
     """Return the names of the fixtures that a test uses, those included that were asked for by `getfixturevalue`."""
     request = getattr(item, "_request", None)
     return {*getattr(item, "fixturenames", ()), *getattr(request, "_fixture_defs", ())}
+
+
+def may_ask_later(item: pytest.Item) -> bool:
+    """Return whether the test, or a fixture of its suite, takes `request`, and so may ask for fixtures by `getfixturevalue`."""
+    from pytest_sealed.plugin.fixtures import is_ours
+    theirs = [one for found in definitions(item).values() for one in found
+              if not is_ours(one) and not str(getattr(one.func, "__module__", "")).startswith(("_pytest.", "pytest_sealed."))]
+    direct = getattr(getattr(item, "_fixtureinfo", None), "argnames", ())
+    return "request" in direct or any("request" in one.argnames for one in theirs)
 
 
 def dependencies(request: pytest.FixtureRequest, names: Iterable[str]) -> Iterator[object]:

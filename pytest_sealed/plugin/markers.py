@@ -50,7 +50,7 @@ def check(item: pytest.Item) -> None:
         if not found or not _is_container(found[-1]):
             raise SpecError(f"@pytest.mark.sealed({name!r}): there is no container fixture of this name{nearest(name, names)}",
                             remedy=f"the containers of this test: {', '.join(sorted(names)) or 'none'}")
-        if not asked and node is item and "request" not in closure.active_names(item):
+        if not asked and node is item and not closure.may_ask_later(item):
             raise SpecError(f"@pytest.mark.sealed({name!r}): this test doesn't ask for {name!r}{nearest(name, names)}",
                             remedy=f"give the test a parameter {name!r}, or remove the mark")
         scope = found[-1].scope

@@ -26,8 +26,8 @@ def store(config: pytest.Config) -> Path | None:
     if flag is not None:
         return _absolute(flag, config.invocation_params.dir)
     environment = os.environ.get("SEALED_STORE")
-    if environment is not None:
-        return _absolute(environment, config.invocation_params.dir) if environment else None
+    if environment:
+        return _absolute(environment, config.invocation_params.dir)
     ini = config.getini("sealed_store")
     if ini:
         return _absolute(str(ini), config.inipath.parent if config.inipath is not None else config.rootpath)

@@ -44,11 +44,17 @@ def extend(report: pytest.TestReport, containers: Iterable[tuple[Container, int]
 
 def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) -> None:
     """Cut this package's frames out of the traceback of an error that is meant for users: its text says it all."""
-    if not isinstance(excinfo.value, SealedError) or isinstance(excinfo.value, InternalError) or config.getoption("fulltrace", False):
+    if not _for_users(excinfo) or config.getoption("fulltrace", False):
         return
-    frames = excinfo.traceback.filter(lambda entry: not str(entry.path).startswith(_PACKAGE))
-    own = frames.filter(lambda entry: not str(entry.path).startswith(_PYTEST))
-    excinfo.traceback = frames if own else own
+    ours = [entry for entry in excinfo.traceback if str(entry.path).startswith(_PACKAGE)]
+    if all(str(entry.path).startswith((_PACKAGE, *_PYTEST)) for entry in excinfo.traceback):
+        excinfo.traceback = excinfo.traceback.filter(lambda entry: False)
+    for entry in ours:   # pytest looks for this name in a frame's globals too
+        entry.frame.f_globals.setdefault("__tracebackhide__", _for_users)
+
+
+def _for_users(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    return isinstance(excinfo.value, SealedError) and not isinstance(excinfo.value, InternalError)
 
 
 def _describe(container: Container, since: int) -> str:

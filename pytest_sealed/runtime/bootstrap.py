@@ -101,16 +101,15 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def seal_mounts(writable: list[str], host: str) -> None:
+def seal_mounts(writable: list[str]) -> None:
     """Make every mount that this namespace sees read-only, but for the folders in `writable`.
 
     So nothing in the session can change the interpreter, the package or the image store through a
-    descriptor that leads out (CVE-2019-5736), whoever owns them. A copy of the tree as it was stays below
-    `host`, from which host folders are mounted into containers.
+    descriptor that leads out (CVE-2019-5736), whoever owns them, and no bug of ours can either: a host folder
+    becomes writable in the one container that mounts it, and nowhere else.
     """
     mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
     kept = [(path, mounts.open_tree(path, recursive=True)) for path in writable]
-    kept.append((host, mounts.open_tree("/", recursive=True)))
     mounts.mount_setattr("/", set=mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID, recursive=True)
     for path, tree in kept:
         target = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -149,7 +148,7 @@ def _enter(request: dict[str, Any]) -> None:
     namespaces.unshare(flags)
     step("prepare the session's mounts")
     if request["role"] == "supervisor":
-        seal_mounts(request["writable"], request["host"])
+        seal_mounts(request["writable"])
     else:
         mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
 

@@ -90,7 +90,6 @@ class Session:
         lock.acquire(timeout=0)
         self._ends.callback(lock.release)
         (self.run_dir / "logs").mkdir()
-        (self.run_dir / "host").mkdir()
         facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": time.time()}
         (self.run_dir / "session.json").write_text(json.dumps(facts))
         self._ends.callback(remove_session, self.hierarchy, self.name)
@@ -99,8 +98,7 @@ class Session:
                   "hierarchy": self.hierarchy.to_json(), "site": _site()}
         try:
             writable = [str(self.run_dir.parent), str(self._made(self.disk.parent)), *dict.fromkeys(self.hierarchy.bases.values())]
-            self._channel, self._pidfd, self.pid = start_supervisor(config, writable=writable, host=str(self.run_dir / "host"),
-                                                                    ids=self.ids, fds=[own])
+            self._channel, self._pidfd, self.pid = start_supervisor(config, writable=writable, ids=self.ids, fds=[own])
         finally:
             os.close(own)
         self._ends.callback(os.close, self._pidfd)

@@ -139,12 +139,11 @@ class Containers:
     def _facts(self, record: ContainerRecord) -> Facts:
         s, group = self._s, record.group
         assert group is not None  # noqa: S101  (for the type checker)
-        host = [(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]]
         return Facts(
             scratch_point=f"{s.run_dir}/scratch", disk=f"{s.config['disk']}/{record.id}", etc=record.etc, procs=group.entry()[1],
             memory_upper=s.memory_upper, cgroup2=s.hierarchy.version == "v2" and bool(group.directories),
             cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
-            bound=[(f"{s.run_dir}/host{source}", target, read_only) for source, target, read_only in host],
+            bound=[(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]],
             kept=record.mount_ns if record.mount_ns >= 0 else None,
         )
 

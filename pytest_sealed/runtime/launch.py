@@ -62,14 +62,13 @@ def run_inside(module: str, payload: dict[str, Any], *, fds: list[int] | None = 
     return dict(message["ok"])
 
 
-def start_supervisor(config: dict[str, Any], *, writable: list[str], host: str, ids: IdMap,
-                     fds: list[int]) -> tuple[Channel, int, int]:
+def start_supervisor(config: dict[str, Any], *, writable: list[str], ids: IdMap, fds: list[int]) -> tuple[Channel, int, int]:
     """Start a session's supervisor; return its control channel, its pidfd and its pid.
 
     Raises:
         HostUnsupported: the host can't make a step's namespace or mount; names the step and the remedy.
     """
-    request = {"role": "supervisor", "ids": ids.to_json(), "writable": writable, "host": host}
+    request = {"role": "supervisor", "ids": ids.to_json(), "writable": writable}
     channel, launcher = _start(request, fds)
     try:
         answer = channel.receive()

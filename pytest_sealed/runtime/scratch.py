@@ -52,7 +52,7 @@ def _remove(name: str, parent: int) -> None:
         if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
             os.unlink(name, dir_fd=parent)
             return
-        # Crossing no mount: the host's own root is mounted, writable, in the run directory as the supervisor sees it.
+        # Crossing no mount: whatever is mounted in there is not ours to empty.
         fd = files.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
                            resolve=files.RESOLVE_BENEATH | files.RESOLVE_NO_XDEV | files.RESOLVE_NO_SYMLINKS)
     except OSError:

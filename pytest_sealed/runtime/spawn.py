@@ -214,6 +214,8 @@ def _fork_under_init(sync: Channel, terminal: bool) -> None:
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
         return
     sync.close()
+    process.set_name("sealed-init")
+    process.set_command_line("/sealed-init")   # the host's paths are none of the container's business
     process.close_range(0)
     forwarded = set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
     for number in forwarded:
