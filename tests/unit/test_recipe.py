@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pytest_sealed import waits
 from pytest_sealed.errors import RecipeError
 from pytest_sealed.images.recipe import Recipe, load_recipe, parse_recipe
@@ -162,7 +162,7 @@ def test_any_bytes_give_a_recipe_or_a_recipe_error(data: bytes) -> None:
     try:
         parse_recipe(data, "image.toml")
     except RecipeError as error:
-        assert error.message.startswith(f"{os.path.relpath('image.toml')}:")
+        assert error.message.startswith("image.toml:")  # noqa: PT017  (either outcome is right)
 
 
 @settings(max_examples=300)
@@ -171,7 +171,7 @@ def test_any_change_of_a_good_recipe_gives_a_recipe_or_a_recipe_error(at: int, l
     try:
         parse_recipe((GOOD[:at] + text + GOOD[at + length:]).encode(), "image.toml")
     except RecipeError as error:
-        assert error.message.startswith("image.toml:")
+        assert error.message.startswith("image.toml:")  # noqa: PT017  (either outcome is right)
 
 
 _values = st.recursive(
@@ -180,13 +180,13 @@ _values = st.recursive(
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(["schema", "name", "base", "users", "python", "step", "state", "config", "base.packages", "config.ready", "config.tmpfs",
-                        "users.web", "config.env", "config.stop_signal", "config.healthcheck", "config.ports"]), _values)
+@given(st.sampled_from(["schema", "name", "base", "users", "python", "step", "state", "config", "base.packages", "config.ready",
+                        "config.tmpfs", "users.web", "config.env", "config.stop_signal", "config.healthcheck", "config.ports"]), _values)
 def test_any_kind_of_value_anywhere_gives_a_recipe_or_a_recipe_error(key: str, value: object) -> None:
     try:
         parse(GOOD + f"\n[extra]\n{_toml(value)}" if value is None else _with(key, _toml(value)))
     except RecipeError as error:
-        assert "image.toml:" in error.message
+        assert "image.toml:" in error.message  # noqa: PT017  (either outcome is right)
 
 
 def _with(key: str, text: str) -> str:
