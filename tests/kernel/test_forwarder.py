@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import resource
@@ -502,6 +503,17 @@ def test_after_a_flush_the_log_has_all_that_was_written_in_order(host: Forwarder
                     assert b"".join(r.data for r in records if r.stream == name) == b"".join(t for s, t in written if s == name)
         output.flush()
         assert sorted(logs.read(output.path), key=lambda record: record.time) == logs.read(output.path)
+
+
+def test_a_flush_waits_for_more_than_one_round_of_a_large_pipe(host: ForwarderHost) -> None:
+    with Output(host, "c") as output:
+        size = fcntl.fcntl(output.stdout, fcntl.F_SETPIPE_SZ, MIB)
+        data = os.urandom(size)
+        for _ in range(5):
+            seen = logs.position(output.path)
+            os.write(output.stdout, data)
+            output.flush()
+            assert b"".join(record.data for record in logs.read(output.path, since=seen)) == data
 
 
 def test_a_flood_is_bounded_in_order_and_holds_nobody_up(host: ForwarderHost) -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pytest_sealed.runtime import logs
 from pytest_sealed.runtime.forward import spool
+from pytest_sealed.runtime.forward.loop import Loop
 from pytest_sealed.runtime.forward.record import RECORD, SEGMENT
-from pytest_sealed.runtime.forward.spool import Spool
+from pytest_sealed.runtime.forward.spool import LogPipe, Spool
 
 STDOUT, STDERR = 0, 1
 SMALLEST = SEGMENT.size + RECORD.size + 64 * 1024      # a segment holds at least the largest record
@@ -69,6 +70,7 @@ def test_a_position_survives_rotation(path: Path) -> None:
     kept = logs.read(path)
     assert (path.parent / "log.1").exists()
     assert texts(kept) == [data for data, _ in expected[-len(kept):]]
+    assert kept[-1].end - kept[0].end > SMALLEST / 2      # so both segments are read
     for number in range(len(kept)):
         since = expected[-1 - number][1]
         assert texts(logs.read(path, since=since)) == [data for data, end in expected if end > since]
@@ -166,6 +168,26 @@ def test_readers_during_rotation_see_no_gap_and_nothing_twice(path: Path) -> Non
     assert not failures
 
 
+def test_a_reader_between_the_two_renames_of_a_rotation_sees_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Spool(str(path), SMALLEST)
+    log.write(STDOUT, b"older")
+    log.write(STDOUT, b"x" * (64 * 1024 - 40))
+    log.write(STDOUT, b"newer")
+    os.rename(path, path.parent / "away")
+    assert texts(logs.read(path))[0] == b"older"        # a writer that ended there leaves it so
+    os.rename(path.parent / "away", path)
+    real, missing = logs._segment, [str(path)]
+
+    def once_missing(name: str) -> Any:
+        if name in missing:
+            missing.remove(name)
+            return None
+        return real(name)
+
+    monkeypatch.setattr(logs, "_segment", once_missing)
+    assert texts(logs.read(path))[-1] == b"newer"
+
+
 class Disk:
     """Stands in for os in the writer: writes get as many bytes as there is `space` for."""
 
@@ -238,6 +260,34 @@ def test_lines_are_put_together_by_stream(path: Path) -> None:
 def test_text_shows_bytes_that_are_no_utf8_as_replacements(path: Path) -> None:
     Spool(str(path)).write(STDOUT, "grüße\n".encode() + b"\xff")
     assert logs.read(path)[0].text == "grüße\n\N{REPLACEMENT CHARACTER}"
+
+
+class Fountain:
+    """Stands in for a spool: whatever is read from the pipe is at once written to it again, as by a container that floods."""
+
+    def __init__(self, write_end: int) -> None:
+        self._write_end = write_end
+        self.writes = 0
+
+    def write(self, _stream: int, data: memoryview) -> None:
+        self.writes += 1
+        assert self.writes < 1000, "one pipe is read for ever"
+        os.write(self._write_end, data)
+
+
+def test_a_pipe_that_never_runs_dry_leaves_the_others_their_turn() -> None:
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"x" * 1000)
+    loop, fountain = Loop(), Fountain(write_end)
+    pipe = LogPipe(loop, read_end, STDOUT, fountain)  # type: ignore[arg-type]
+    pipe.drain()
+    assert fountain.writes == 1
+    loop.later(0, loop.stop)
+    loop.run()
+    assert 1 < fountain.writes < 20
+    pipe.close()
+    loop.run()
+    os.close(write_end)
 
 
 WRITES = st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(min_size=1, max_size=400), st.integers(1, 150)), max_size=60)
