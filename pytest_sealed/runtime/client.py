@@ -86,6 +86,7 @@ class Session:
     def _start(self) -> None:
         self.run_dir.mkdir(mode=0o700)
         self._ends.callback(_remove_folder, self.run_dir)
+        self._ends.callback(_remove_disk, self.disk, self.ids)
         lock = FileLock(self.run_dir / "lock", is_singleton=False)
         lock.acquire(timeout=0)
         self._ends.callback(lock.release)
@@ -236,6 +237,13 @@ def _site() -> str:
     if spec is None or not spec.submodule_search_locations:
         raise InternalError("pyroute2 is not installed", remedy="pip install pyroute2")
     return os.path.dirname(next(iter(spec.submodule_search_locations)))
+
+
+def _remove_disk(path: Path, ids: IdMap) -> None:
+    """Remove the writable layers on disk of a session whose supervisor was killed; their files belong to containers' ids."""
+    if path.exists():
+        from pytest_sealed.runtime.launch import run_inside
+        run_inside("pytest_sealed.runtime.sweep_worker", {"paths": [str(path)]}, ids=ids)
 
 
 def _remove_folder(path: Path) -> None:
