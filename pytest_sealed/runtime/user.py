@@ -61,7 +61,8 @@ def resolve_user(text: str, *, root_fd: int, count: int) -> Account:
         gid = _group(group, groups, count, text)
         extra: list[int] = []
     else:
-        extra = [_id(row[2], count, text) for row in groups if name and len(row) > 3 and name in row[3].split(",") and row[2].isdigit()]
+        extra = [_id(row[2], count, text) for row in groups if name and len(row) > 3 and name in row[3].split(",")
+                 and row[2].isascii() and row[2].isdigit()]
     return Account(uid, gid, sorted({gid, *extra}), home, name)
 
 
@@ -77,10 +78,12 @@ def _group(group: str, rows: list[list[str]], count: int, text: str) -> int:
 
 def _number(word: str, count: int) -> int | None:
     """Return the id that a word of digits is; None for a name."""
-    if not (word.isascii() and word.lstrip("-").isdigit()):
+    digits = word.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
         return None
-    if word != str(int(word)) or not 0 <= int(word) < count:
-        raise UnknownUser(f"id {word} is none of the container's, 0 to {count - 1}")
+    # the length first: Python refuses to count thousands of digits
+    if len(word) > 10 or word != str(int(word)) or not 0 <= int(word) < count:
+        raise UnknownUser(f"id {word if len(word) <= 20 else word[:20] + '…'} is none of the container's, 0 to {count - 1}")
     return int(word)
 
 
