@@ -12,6 +12,7 @@ import fcntl
 import os
 import resource
 import signal
+import stat
 import sys
 import termios
 
@@ -122,8 +123,8 @@ def _account(request: dict[str, Any], ids: IdMap, root_fd: int) -> Account:
 
 
 def _give(fd: int, account: Account, ids: IdMap) -> None:
-    """Make a pipe the container user's, who may then reopen it as /dev/stdout."""
-    if fd >= 0 and not ids.single:
+    """Make a pipe the container user's, who may then reopen it as /dev/stdout. Anything else is the host's and stays so."""
+    if fd >= 0 and not ids.single and stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.fchown(fd, ids.outer(account.uid), ids.outer(account.gid))
 
 
@@ -137,10 +138,8 @@ def _terminal(account: Account, ids: IdMap, sync: Channel, *, outer: bool) -> li
         raise StartFailed("terminal", "the container's /dev/pts/ptmx is no terminal")
     fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
     slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-    if outer:
-        _give(slave, account, ids)
-    elif not ids.single:
-        os.fchown(slave, account.uid, -1)
+    if not ids.single:
+        os.fchown(slave, ids.outer(account.uid) if outer else account.uid, ids.outer(account.gid) if outer else -1)
     sync.send({"terminal": True}, [master])
     os.close(master)
     return [slave, slave, slave]
