@@ -124,7 +124,7 @@ def test_whoever_is_not_there_is_refused_with_the_reason(resolve: Resolve, text:
 
 @pytest.mark.parametrize("digits", [5000, 100_000])
 def test_a_number_of_thousands_of_digits_is_refused_like_any_other(resolve: Resolve, etc: Path, digits: int) -> None:
-    with pytest.raises(UnknownUser, match="^id 99999999999999999999… is none of the container's, 0 to 65535$"):
+    with pytest.raises(UnknownUser, match=r"^id 99999999999999999999… is none of the container's, 0 to 65535$"):
         resolve("9" * digits)
     (etc / "passwd").write_text(f"app:x:{'9' * digits}:0::/:/bin/sh\n")
     with pytest.raises(UnknownUser, match="is none of the container's"):
