@@ -528,6 +528,7 @@ class Container:
     def report(self, *, since_logs: int = 0) -> str:
         """Return what a failure report says of it: image, state, exit cause, memory, ports, and the log since a position."""
         from pytest_sealed.failure import report
+        self.poll_exit(0)
         return report(self, self._exit, self._failure, since_logs)
 
     def __repr__(self) -> str:
