@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import stat
-import subprocess
 import tarfile
 from typing import Any
 
@@ -31,11 +31,12 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _try(seed: int, folder: str, with_upper: bool) -> str | None:
-    chance, model, lowers = random.Random(seed), {}, []  # noqa: S311  (the same each time)
+    chance, model, lowers, all_rows = random.Random(seed), {}, [], []  # noqa: S311  (the same each time)
     os.mkdir(folder)
     try:
         for number in range(chance.randint(2, 4)):
             rows = [_row(chance) for _ in range(chance.randint(1, 9))]
+            all_rows.append(rows)
             path = f"{folder}/{number}"
             os.mkdir(path)
             try:
@@ -45,9 +46,9 @@ def _try(seed: int, folder: str, with_upper: bool) -> str | None:
             model = _expected(model, rows)
             lowers.insert(0, path)
         seen = _seen(folder, lowers)
-        return "" if seen == model else f"rows … shows {seen}, expected {model}"
+        return "" if seen == model else f"{all_rows} shows {sorted(seen.items())}, expected {sorted(model.items())}"
     finally:
-        subprocess.run(["rm", "-rf", folder], check=True)
+        shutil.rmtree(folder)
 
 
 def _row(chance: random.Random) -> tuple[str, str]:
@@ -89,14 +90,16 @@ def _expected(below: Model, rows: list[tuple[str, str]]) -> Model:
         elif kind == "opaque":
             for one in [name for name in shown if name.startswith(f"{path}/")]:
                 del shown[one]
-            mine.setdefault(path, ("dir", b""))
     for number, (kind, path) in enumerate(rows):
-        if kind in ("whiteout", "opaque"):
+        if kind == "whiteout":
             continue
         parts = path.split("/")
         for depth in range(1, len(parts)):
             above = "/".join(parts[:depth])
             mine.setdefault(above, ("dir", b""))
+        if kind == "opaque":
+            mine.setdefault(path, ("dir", b""))
+            continue
         if kind != "dir":
             _drop(mine, path)
         elif mine.get(path, ("dir", b""))[0] != "dir":

@@ -13,8 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
-from pytest_sealed.images.archive import is_whiteout
-from pytest_sealed.images.lowers import OPAQUE, hide, hides, make_opaque, visible
+from pytest_sealed.images.lowers import OPAQUE, hide, make_opaque, visible
 from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
 if TYPE_CHECKING:
@@ -39,12 +38,12 @@ class Tree:
         self._folder: tuple[str, int] | None = None   # the last parent folder, kept open
         self._mtimes: dict[str, float] = {}
         self._opaque: set[str] = set()
-        self._hidden: set[str] = set()
+        self._whiteouts: set[str] = set()
         self._implicit_root = True
 
     def close(self) -> None:
         """Set the folders' times, which filling them has changed, and close."""
-        self._unhide()
+        self._hide_all()
         if self._implicit_root and self._lowers:
             self._attributes(self._root, os.fstat(self._lowers[0]))
         self._forget()
@@ -58,14 +57,25 @@ class Tree:
             os.utime(fd, (mtime, mtime))
             os.close(fd)
 
-    def _unhide(self) -> None:
-        """Remove whiteouts below opaque folders: there overlayfs would list them as files."""
-        for path in self._hidden:
+    def _hide_all(self) -> None:
+        """Carry out the whiteouts, last and from the top down: so they spare what the layer wrote, whatever the order of entries."""
+        hidden: set[str] = set()
+        for path in sorted(self._whiteouts, key=lambda path: path.count("/")):
             parts = path.split("/")
-            if not self._opaque.isdisjoint("/".join(parts[:depth]) for depth in range(len(parts))):
+            above = {"/".join(parts[:depth]) for depth in range(len(parts))}
+            if not (above.isdisjoint(hidden) and above.isdisjoint(self._opaque)) or self._visible_below(path) is None:
+                continue   # nothing shows there; and in an opaque folder overlayfs would list a whiteout as a file
+            try:
                 parent = self._parent("/".join(parts[:-1]))
-                if self._lstat(parent, parts[-1]) is not None and self._is_hidden(parent, parts[-1]):
-                    os.unlink(parts[-1], dir_fd=parent)
+            except ImageError:
+                continue   # a file of this layer hides the whole folder
+            mine = self._lstat(parent, parts[-1])
+            if mine is None:
+                hide(parent, parts[-1])
+                hidden.add(path)
+            elif stat.S_ISDIR(mine.st_mode):
+                make_opaque(parent, parts[-1])
+                self._opaque.add(path)
 
     def add(self, entry: Entry) -> None:
         """Carry out one entry.
@@ -77,8 +87,7 @@ class Tree:
             self._make_opaque(entry.path)
             return
         if entry.kind == "whiteout":
-            if self._visible_below(entry.path) is not None:   # else there is nothing to hide
-                self._hide(entry.path)
+            self._whiteouts.add(entry.path)
             return
         if not entry.path:
             self._implicit_root = False
@@ -108,7 +117,7 @@ class Tree:
             os.unlink(name, dir_fd=parent)
         os.mkdir(name, 0o700, dir_fd=parent)
         if before is not None and self._visible_below(path) is not None:
-            make_opaque(parent, name)   # this layer replaced or hid what lies below
+            make_opaque(parent, name)   # this layer has replaced what lies below
             self._opaque.add(path)
 
     def _add_file(self, parent: int, name: str, entry: Entry) -> None:
@@ -158,25 +167,13 @@ class Tree:
                 raise
         else:
             found = self._lstat(fd, name)
-            if found is not None and not stat.S_ISDIR(found.st_mode) and not is_whiteout(found):
+            if found is not None and not stat.S_ISDIR(found.st_mode):
                 return fd
             os.close(fd)
             if found is not None:
                 raise ImageError(f"the hard link {link!r} leads to {target!r}, which is no file")
         self._copy_up(target, link)
         return os.dup(self._parent(folder))
-
-    def _hide(self, path: str) -> None:
-        folder, _, name = path.rpartition("/")
-        parent = self._parent(folder)
-        mine = self._lstat(parent, name)
-        if mine is not None:   # a layer's whiteouts spare what the same layer wrote
-            if stat.S_ISDIR(mine.st_mode):
-                make_opaque(parent, name)
-                self._opaque.add(path)
-            return
-        hide(parent, name)
-        self._hidden.add(path)
 
     # folders
 
@@ -199,26 +196,12 @@ class Tree:
         folder, _, name = path.rpartition("/")
         above = os.dup(self._parent(folder))
         try:
-            mine = self._lstat(above, name)
-            if mine is None:
-                self._implicit(above, name, path)
-            elif self._is_hidden(above, name):
-                self._make_folder(above, name, path)   # this layer hid what was there, and now fills it anew
-                os.chmod(name, 0o755, dir_fd=above)
-                if self._shift is not None:
-                    os.chown(name, self._shift, self._shift, dir_fd=above)
-            elif not stat.S_ISDIR(mine.st_mode):
+            if self._lstat(above, name) is not None:
                 raise ImageError(f"a part of {path!r} is no folder but a symbolic link or a file")
+            self._implicit(above, name, path)
             return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         finally:
             os.close(above)
-
-    def _is_hidden(self, parent: int, name: str) -> bool:
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-        try:
-            return hides(fd, os.fstat(fd))
-        finally:
-            os.close(fd)
 
     def _forget(self) -> None:
         if self._folder is not None:
