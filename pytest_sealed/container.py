@@ -37,6 +37,7 @@ Status = Literal["creating", "created", "running", "paused", "stopped"]
 
 _START = 30.0   # seconds until a container that doesn't start counts as a bug
 _LAST_LINES = 20
+_NEWS = 0.05     # seconds that the news of an end may take: a test fails by the lost connection first
 
 
 def image(reference: str, **options: Unpack[ContainerOptions]) -> ContainerSpec[Container]:
@@ -528,7 +529,8 @@ class Container:
     def report(self, *, since_logs: int = 0) -> str:
         """Return what a failure report says of it: image, state, exit cause, memory, ports, and the log since a position."""
         from pytest_sealed.failure import report
-        self.poll_exit(0)
+        if not self.poll_exit(_NEWS) and self._channel is not None and self.oom_killed:
+            self.poll_exit(10 * _NEWS)
         return report(self, self._exit, self._failure, since_logs)
 
     def __repr__(self) -> str:
