@@ -92,6 +92,7 @@ def route(method: str, path: str, query: dict[str, str], read: Callable[[], byte
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+    print(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", ""))
     query = {name: values[-1] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
     status, body, headers = route(environ["REQUEST_METHOD"], environ["PATH_INFO"], query, environ["wsgi.input"].read)
     start_response(f"{status.value} {status.phrase}", [("content-type", "application/json"), *headers.items()])
