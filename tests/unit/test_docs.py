@@ -109,3 +109,17 @@ def test_every_decision_is_in_the_index() -> None:
         assert f"({path.name})" in index, f"{path.name} is not in docs/decisions/README.md"
         title = path.read_text().splitlines()[0]
         assert re.fullmatch(rf"# {path.name[:4]}\. \S.*", title), f"{path.name} begins with {title!r}, not '# {path.name[:4]}. …'"
+
+
+@pytest.mark.parametrize("example", examples("toml"), ids=str)
+def test_every_recipe_is_one(example: Example) -> None:
+    from pytest_sealed.images.recipe import parse_recipe
+    parse_recipe(example.text.encode(), example.page)
+
+
+def test_every_key_of_a_recipe_has_a_place_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/recipes.md").read_text()
+    sources = "".join((ROOT / "pytest_sealed/images" / name).read_text() for name in ("recipe.py", "recipe_config.py"))
+    keys = {key for call in re.findall(r"\.only\(([^)*]+)\)", sources) for key in re.findall(r'"(\w+)"', call)}
+    assert keys
+    assert not {key for key in keys if not re.search(rf"\b{key}\b", page)}
