@@ -1,0 +1,177 @@
+"""`sealed run`: streams, exit codes, and a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SEALED = [sys.executable, "-m", "pytest_sealed.cli"]
+PATIENCE = 20.0   # seconds until a missing answer is a failure
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SEALED, "run", *arguments], input=stdin, capture_output=True, text=True, timeout=60)
+
+
+class Typist:
+    """Somebody at a terminal in which `sealed run` runs."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(SEALED[0], [*SEALED, "run", *arguments])
+        self.seen = ""
+        self.size(24, 80)
+
+    def size(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, keys: str) -> None:
+        os.write(self.fd, keys.encode())
+
+    def expect(self, pattern: str) -> str:
+        """Wait for a match in what has come since the last one, and return it."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.seen!r}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                try:
+                    self.seen += os.read(self.fd, 4096).decode("utf-8", "replace")
+                except OSError:   # the terminal's other side is closed
+                    raise AssertionError(f"no {pattern!r} in {self.seen!r}, and no more to come") from None
+        self.seen = self.seen[found.end():]
+        return found[0]
+
+    def command(self, text: str, answer: str) -> str:
+        self.type(f"{text}\n")
+        return self.expect(answer)
+
+    def ended(self) -> int:
+        """Take what still comes, and return the exit code."""
+        while True:
+            try:
+                if not os.read(self.fd, 4096):
+                    break
+            except OSError:
+                break
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def close(self) -> None:
+        os.close(self.fd)
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+@pytest.fixture
+def shell() -> Iterator[Typist]:
+    typist = Typist("-ti", "busybox", "sh")
+    try:
+        typist.expect(r"# ")
+        yield typist
+    finally:
+        typist.close()
+
+
+def test_streams_and_the_exit_code_are_the_commands() -> None:
+    done = run("busybox", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+
+
+def test_the_standard_input_is_passed_with_i_alone() -> None:
+    assert run("-i", "busybox", "cat", stdin="line\n" * 50_000).stdout == "line\n" * 50_000
+    assert run("busybox", "cat", stdin="line\n").stdout == ""
+
+
+def test_options_reach_the_container(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("from the host")
+    done = run("-e", "A=b c", "-m", "32M", "-u", "65534", "-w", "/tmp", "-v", f"{tmp_path}:/data", "--name", "box", "busybox",
+               "sh", "-c", "echo $A; id -u; pwd; cat /data/f; echo; hostname; cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
+    assert done.stdout.splitlines()[:5] == ["b c", "65534", "/tmp", "from the host", "box"], done.stderr
+
+
+def test_a_wrong_image_names_the_nearest_and_the_command() -> None:
+    done = run("bussybox", "true")
+    assert done.returncode == 1
+    assert "busybox" in done.stderr
+    assert "sealed build" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_t_without_a_terminal_is_refused() -> None:
+    done = run("-t", "busybox", "sh")
+    assert done.returncode == 1
+    assert "-t needs a terminal" in done.stderr
+
+
+def test_a_shell_has_job_control(shell: Typist) -> None:
+    shell.command("tty", r"/dev/pts/0\r\n")
+    shell.command("sh -c 'echo going; exec sleep 1000'", r"\ngoing\r\n")   # printed once it is in the foreground
+    shell.type("\x1a")
+    shell.expect(r"Stopped")
+    shell.command("jobs", r"Stopped\s+sh -c")
+    shell.command("fg", r"\r\nsh -c .*sleep 1000\"\r\n")
+    shell.type("\x03")
+    shell.expect(r"# ")
+    shell.command("jobs; echo none", r"\nnone")
+
+
+def test_the_windows_size_is_the_containers_and_follows(shell: Typist) -> None:
+    shell.command("stty size", r"\b24 80\b")
+    shell.size(40, 132)
+    os.kill(shell.pid, signal.SIGWINCH)
+    shell.command("until stty size | grep -q 132; do :; done; stty size", r"\b40 132\b")
+
+
+def test_the_exit_code_comes_through_a_terminal(shell: Typist) -> None:
+    shell.type("exit 9\n")
+    assert shell.ended() == 9
+
+
+def test_the_escape_keys_end_a_container_that_ignores_everything(shell: Typist) -> None:
+    shell.command("trap '' INT TERM HUP QUIT TSTP; stty raw -echo; echo deaf; while :; do sleep 1; done", r"\ndeaf")
+    shell.type("\x03\x1c\x1a")
+    shell.type("\x10\x11")
+    assert shell.ended() == 137
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_sealed_run_ends_the_container_and_mends_the_terminal(shell: Typist, number: signal.Signals) -> None:
+    shell.command("stty raw -echo; echo raw", r"raw")
+    os.kill(shell.pid, number)
+    assert shell.ended() == 128 + number
+
+
+def test_an_interrupt_is_passed_on_and_a_second_one_kills() -> None:
+    command = ["busybox", "sh", "-c", "trap 'echo caught' INT; echo ready; while :; do sleep 0.05; done"]
+    process = subprocess.Popen([*SEALED, "run", *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "caught\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 137
+
+
+def test_explain_prints_the_steps_and_runs_nothing() -> None:
+    done = run("--explain", "busybox", "sh", "-c", "echo no")
+    assert done.returncode == 0
+    for step in ("EnterCgroup", "Overlay", "Kernel", "Masked path='/proc/kcore'", "Pivot", "enter a user namespace"):
+        assert step in done.stdout
+    assert "no\n" not in done.stdout
