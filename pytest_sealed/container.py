@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, waits
-from pytest_sealed.errors import ContainerNotStarted, InternalError, SealedError, SpecError
+from pytest_sealed.errors import ContainerNotStarted, InternalError, SpecError
 from pytest_sealed.failure import describe_end, start_failed
+from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
 from pytest_sealed.runtime import logs as spool
-from pytest_sealed.runtime.client import readable
 from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal
 
 if TYPE_CHECKING:
@@ -28,14 +27,12 @@ if TYPE_CHECKING:
     from pytest_sealed.images.store import Image, ImageConfig
     from pytest_sealed.network import Network
     from pytest_sealed.runtime.client import Session
-    from pytest_sealed.runtime.protocol import Channel
 
 __all__ = ["Container", "ExecResult", "Stats", "image"]
 
 ExecResult = execution.ExecResult
-Status = Literal["creating", "created", "running", "paused", "stopped"]
 
-_START = 30.0   # seconds until a container that doesn't start counts as a bug
+_KILL = 30.0    # seconds until a container that doesn't die counts as a bug
 _LAST_LINES = 20
 _NEWS = 0.05     # seconds that the news of an end may take: a test fails by the lost connection first
 
@@ -90,19 +87,13 @@ class Container:
         self.spec, self.name = spec, name
         self.networks, self.joins = tuple(networks), tuple(joins)
         self.id = f"{name}-{os.urandom(4).hex()}"
-        self.addresses: dict[str, str] = {}
         self.started_at: float | None = None
         self.start_seconds: float | None = None
         self.started_position = 0
         self._session, self._image = session, found
-        self._lock = threading.RLock()
-        self._channel: Channel | None = None
+        self._life = Lifecycle(session, name)
         self._listeners: dict[int, socket.socket] = {}
         self._ports: dict[int, int] = {}
-        self._status: Status = "creating"
-        self._exit: dict[str, Any] | None = None
-        self._failure: SealedError | None = None
-        self._removed = False
         argv_of(spec, found)
         for port in ports_of(spec, found) if self.networks else ():
             self._bind(port)
@@ -127,27 +118,36 @@ class Container:
     @property
     def status(self) -> Status:
         """The state, in the words of the OCI runtime specification."""
-        self.poll_exit(0)
-        return self._status
+        return self._life.status
 
     @property
     def exit_code(self) -> int | None:
         """The command's exit code; None while it runs, and where a signal ended it."""
         self.poll_exit(0)
-        return self._exit["code"] if self._exit else None
+        return self._life.exit["code"] if self._life.exit else None
 
     @property
     def exit_signal(self) -> int | None:
         """The signal that ended the command, if one did."""
         self.poll_exit(0)
-        return self._exit["signal"] if self._exit else None
+        return self._life.exit["signal"] if self._life.exit else None
 
     @property
     def oom_killed(self) -> bool:
         """Whether the kernel has ended a process in it because the memory limit was reached."""
         if self.poll_exit(0):
-            return bool(self._exit and self._exit["oom"])
-        return self._channel is not None and self.stats().oom_kills > 0
+            return bool(self._life.exit and self._life.exit["oom"])
+        return self._life.asked and self.stats().oom_kills > 0
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Its IPv4 addresses, by the id of the network; empty before the start."""
+        return self._life.addresses
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is gone: `remove()` was called, or its sandbox was closed."""
+        return self._life.removed
 
     @property
     def address(self) -> str:
@@ -167,10 +167,10 @@ class Container:
         waits.tcp(port)
         if not self.networks:
             raise SpecError(f"container {self.name!r} has no network, so no ports", remedy="leave network= out")
-        with self._lock:
+        with self._life.lock:
             if port not in self._ports:
                 self._bind(port)
-                if self._channel is not None:
+                if self._life.asked:
                     self._session.request("publish", [self._listeners[port].fileno()], container=self.id, port=port)
                     self._listeners.pop(port).close()
             return self._ports[port]
@@ -223,61 +223,33 @@ class Container:
         Raises:
             ContainerFailed: it could not start; says why.
         """
-        with self._lock:
-            if self._channel is not None or self._removed:
-                raise SpecError(f"container {self.name!r} was started already", remedy="restart() runs it again")
-            with contextlib.ExitStack() as passed:
-                mounts, fds = copying.open_mounts(self._session, self.spec, passed)
-                ports = list(self._listeners)
-                request = run_request(
-                    self.spec, self._image, container=self.id, name=self.name, ports=ports, mounts=mounts, tty=tty, stdio=bool(stdio),
-                    networks=[*({"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks),
-                              *({"network": network.id, "names": []} for network in self.joins)])
-                listeners = [self._listeners.pop(port) for port in ports]
-                for listener in listeners:
-                    passed.callback(listener.close)
-                self._channel = self._session.open("run", [*(item.fileno() for item in listeners), *fds, *stdio], **request)
-                for network in self.networks:
-                    network.members.append(self)
-                return self._take_start()
+        with self._life.lock, contextlib.ExitStack() as passed:
+            mounts, fds = copying.open_mounts(self._session, self.spec, passed)
+            request = run_request(
+                self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts, tty=tty,
+                stdio=bool(stdio),
+                networks=[*({"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks),
+                          *({"network": network.id, "names": []} for network in self.joins)])
+            self._life.begin(request, [*(item.fileno() for item in self._listeners.values()), *fds, *stdio])
+            for listener in self._listeners.values():
+                listener.close()
+            self._listeners.clear()
+            for network in self.networks:
+                network.members.append(self)
+        return self._take_start()
 
     def _take_start(self) -> int | None:
-        message, fds = self._session.receive(self._opened, _START)
-        if "started" not in message:
-            self._status = "stopped"
-            self._failure = start_failed(self, message.get("error") or {})
-            raise self._failure
-        self._status = "running"
-        self.addresses = message["started"]["addresses"]
-        return fds[0] if fds else None
-
-    @property
-    def _opened(self) -> Channel:
-        if self._channel is None or self._removed:
-            what = "removed" if self._removed else "planned, not started: a spec function may read its facts only"
-            raise ContainerNotStarted(f"container {self.name!r} is {what}",
-                                      remedy="facts are name, port(), url() and a service's internal_url")
-        return self._channel
+        try:
+            return self._life.take_start()
+        except StartFailed as error:
+            self._life.failure = start_failed(self, error.reason)
+            raise self._life.failure from None
 
     # the end
 
     def poll_exit(self, timeout: float | None) -> bool:
         """Tell whether it has ended, waiting at most `timeout` seconds for that; None waits for ever."""
-        with self._lock:
-            if self._exit is not None or self._failure is not None or self._removed:
-                return True
-            if self._channel is None:
-                return False
-            if not readable(self._channel.socket, timeout):
-                return False
-            received = self._channel.receive()
-            if received is None:   # the supervisor is gone, and every container with it
-                self._status = "stopped"
-                self._exit = {"code": None, "signal": int(signal.SIGKILL), "oom": False, "stats": {}}
-            elif "exited" in received[0]:
-                self._status = "stopped"
-                self._exit = received[0]["exited"]
-            return self._exit is not None
+        return self._life.poll_exit(timeout)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has ended; return the exit code, or 128 + n where signal n ended it.
@@ -285,17 +257,17 @@ class Container:
         Raises:
             TimeoutError: it still runs after `timeout` seconds.
         """
-        self._opened  # noqa: B018  (raises before the start)
+        self._life.require_started()
         if not self.poll_exit(timeout):
             raise TimeoutError(f"container {self.name!r} still runs after {timeout:g} s")
-        if self._exit is None:
-            raise self._failure or InternalError(f"container {self.name!r} has no exit status")
-        code = self._exit["code"]
-        return int(code if code is not None else 128 + self._exit["signal"])
+        end = self._life.exit
+        if end is None:
+            raise self._life.failure or InternalError(f"container {self.name!r} has no exit status")
+        return int(end["code"] if end["code"] is not None else 128 + end["signal"])
 
     def signal(self, number: int | str) -> None:
         """Send a signal to its PID 1, which ignores what it has no handler for. See pid_namespaces(7)."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         self._session.request("signal", container=self.id, signal=parse_signal(number))
 
     def kill(self) -> None:
@@ -303,14 +275,14 @@ class Container:
         if not self.poll_exit(0):
             with contextlib.suppress(ContainerNotStarted):   # it ended meanwhile
                 self.signal(signal.SIGKILL)
-            self.poll_exit(_START)
+            self.poll_exit(_KILL)
 
     def stop(self, timeout: float | None = None) -> None:
         """Ask it to end by the stop signal, and kill it after `timeout` seconds (by default `stop_timeout`)."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         if self.poll_exit(0):
             return
-        if self._status == "paused":
+        if self.status == "paused":
             self.unpause()
         number = self.spec.stop_signal or self._image.config.stop_signal or int(signal.SIGTERM)
         with contextlib.suppress(ContainerNotStarted):   # it ended meanwhile
@@ -320,47 +292,41 @@ class Container:
 
     def pause(self) -> None:
         """Freeze all its processes."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         self._session.request("pause", container=self.id)
-        self._status = "paused"
+        self._life.froze(True)
 
     def unpause(self) -> None:
         """Let its processes go on."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         self._session.request("unpause", container=self.id)
-        self._status = "running"
+        self._life.froze(False)
 
     def restart(self, timeout: float | None = None) -> None:
         """Stop it and run its command again: same files, names, addresses and ports; wait until it is ready."""
         self.stop(timeout)
         self.started_position = self.log_position()
-        with self._lock:
-            self._exit, self._status = None, "creating"
-            self._session.request("restart", container=self.id)
-            self._take_start()
+        self._life.again()
+        self._session.request("restart", container=self.id)
+        self._take_start()
         condition = self._condition()
         if condition is not None:
             wait_until(self, condition, self.spec.wait_timeout)
 
     def remove(self) -> None:
         """End it and drop what it has; idempotent. Its logs and last figures stay readable until the sandbox closes."""
-        with self._lock:
-            if self._removed:
-                return
-            if self._channel is not None and self._session.alive:
-                if not self.poll_exit(0):
-                    self.kill()
-                self._flush()
-                self._session.request("remove", container=self.id)
-            self._removed = True
-            self._status = "stopped"
-            for listener in self._listeners.values():
-                listener.close()
-            if self._channel is not None:
-                self._channel.close()
-            for network in self.networks:
-                if self in network.members:
-                    network.members.remove(self)
+        if self._life.removed:
+            return
+        if self._life.asked and self._session.alive:
+            self.kill()
+            self._flush()
+            self._session.request("remove", container=self.id)
+        self._life.remove()
+        for listener in self._listeners.values():
+            listener.close()
+        for network in self.networks:
+            if self in network.members:
+                network.members.remove(self)
 
     # talking to it
 
@@ -391,7 +357,7 @@ class Container:
             ContainerFailed: the command can't be started, or with `check` it failed.
             ContainerNotStarted: the container doesn't run.
         """
-        self._opened  # noqa: B018
+        self._life.require_started()
         return execution.run_exec(self, self._session, self.exec_request(command, env=env, user=user, workdir=workdir),
                                   stdin=stdin, timeout=timeout, check=check)
 
@@ -433,7 +399,7 @@ class Container:
         return self._session.run_dir / "logs" / self.id
 
     def _flush(self) -> None:
-        if self._channel is not None and not self._removed and self._session.alive:
+        if self._life.asked and not self._life.removed and self._session.alive:
             self._session.request("flush", container=self.id)
 
     def stats(self) -> Stats:
@@ -442,12 +408,12 @@ class Container:
         Raises:
             ContainerNotStarted: before the start.
         """
-        if self._exit is not None:
-            figures = self._exit["stats"]
-        elif self._failure is not None or self._removed:
+        if self._life.exit is not None:
+            figures = self._life.exit["stats"]
+        elif self._life.failure is not None or self._life.removed:
             figures = {}
         else:
-            self._opened  # noqa: B018
+            self._life.require_started()
             figures = self._session.request("stats", container=self.id)[0]["stats"]
         return Stats(
             memory=figures.get("memory_current"), memory_peak=figures.get("memory_peak"), memory_limit=figures.get("memory_limit"),
@@ -466,7 +432,7 @@ class Container:
             ContainerFailed: the target can't be written, with the container's path.
             FileNotFoundError: there is no `source`.
         """
-        self._opened  # noqa: B018
+        self._life.require_started()
         copying.put(self._session, self.id, Path(source), target, user)
 
     def get(self, source: str, target: str | os.PathLike[str]) -> None:
@@ -475,24 +441,24 @@ class Container:
         Raises:
             ContainerFailed: there is no such file, or it is no file or folder.
         """
-        self._opened  # noqa: B018
+        self._life.require_started()
         copying.get(self._session, self.id, source, Path(target))
 
     def read_text(self, path: str) -> str:
         """Return the text (UTF-8) of a file of the container."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         return copying.read(self._session, self.id, path).decode()
 
     def write_text(self, path: str, text: str, *, mode: int = 0o644, user: int = 0) -> None:
         """Write a text file of the container, UTF-8; missing parents are made."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         copying.write(self._session, self.id, path, text.encode(), mode, user)
 
     # waiting
 
     def wait_for(self, condition: waits.Wait, *, timeout: float = 30.0) -> None:
         """Wait until a condition of `pytest_sealed.waits` holds; fails at once when the container ends."""
-        self._opened  # noqa: B018
+        self._life.require_started()
         wait_until(self, condition, timeout)
 
     def wait_for_port(self, port: int, *, timeout: float = 30.0) -> None:
@@ -515,7 +481,7 @@ class Container:
 
     def obituary(self) -> str:
         """Return one sentence on how it ended."""
-        return describe_end(self.name, self.argv, self._exit, self.spec.limits.memory)
+        return describe_end(self.name, self.argv, self._life.exit, self.spec.limits.memory)
 
     def last_lines(self) -> str:
         """Return the log's last lines as an indented block, or nothing."""
@@ -529,11 +495,11 @@ class Container:
     def report(self, *, since_logs: int = 0) -> str:
         """Return what a failure report says of it: image, state, exit cause, memory, ports, and the log since a position."""
         from pytest_sealed.failure import report
-        if not self.poll_exit(_NEWS) and self._channel is not None and self.oom_killed:
+        if not self.poll_exit(_NEWS) and self._life.asked and self.oom_killed:
             self.poll_exit(10 * _NEWS)
-        return report(self, self._exit, self._failure, since_logs)
+        return report(self, self._life.exit, self._life.failure, since_logs)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} image={self.image} {self._status}>"
+        return f"<{type(self).__name__} {self.name} image={self.image} {self._life.status}>"
 
 

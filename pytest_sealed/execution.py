@@ -59,8 +59,9 @@ def run_exec(container: Container, session: Session, request: dict[str, Any], *,
         end: dict[str, Any] | None = None
         while end is None:
             if not pump.step(deadline):
-                raise ExecTimeout(f"the command {shlex.join(request['argv'])} in container {container.name!r} ran longer than {timeout:g} s "
-                                  f"and was killed{_said(pump)}", remedy="give exec() a longer timeout=")
+                command = shlex.join(request["argv"])
+                raise ExecTimeout(f"the command {command} in container {container.name!r} ran longer than {timeout:g} s and was killed"
+                                  f"{_said(pump)}", remedy="give exec() a longer timeout=")
             if pump.answered:
                 received = channel.receive()
                 if received is None:

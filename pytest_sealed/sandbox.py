@@ -108,6 +108,7 @@ class Sandbox:
         self._parent = parent
         self._shared: _Shared = parent._shared if parent is not None else _Shared(store)
         self._leases = contextlib.ExitStack()
+        self._lock = threading.RLock()
         self._closed = False
 
     @property
@@ -191,11 +192,12 @@ class Sandbox:
         """
         session = self.session
         found = self.store.get(spec.image)
-        networks = self._networks(spec)
-        name = self._name(spec, found.reference, networks)
-        self._leases.enter_context(self.store.lease(found))
-        container = spec.handle(session, spec, found, name=name, networks=networks, joins=joins)
-        self.containers.append(container)
+        with self._lock:   # several threads may start containers at once
+            networks = self._networks(spec)
+            name = self._name(spec, found.reference, networks)
+            self._leases.enter_context(self.store.lease(found))
+            container = spec.handle(session, spec, found, name=name, networks=networks, joins=joins)
+            self.containers.append(container)
         return container
 
     def _networks(self, spec: ContainerSpec[Container]) -> list[Network]:
@@ -216,7 +218,7 @@ class Sandbox:
 
     def _name(self, spec: ContainerSpec[Container], reference: str, networks: list[Network]) -> str:
         taken = {other for network in networks for member in network.members for other in (member.name, *member.spec.aliases)}
-        taken |= {container.name for container in self.containers if not container._removed}
+        taken |= {container.name for container in self.containers if not container.removed}
         if spec.name is not None:
             for name in (spec.name, *spec.aliases):
                 if name in taken:

@@ -64,15 +64,19 @@ class Channel:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+    def receive(self, *, peek: bool = False) -> tuple[dict[str, Any], list[int]] | None:
         """Return the next message and its fds (the caller's to close), or None at the end of the connection.
+
+        Args:
+            peek: leave the message where it is, so that everyone who waits for it sees it.
 
         Raises:
             ProtocolError: the packet is no message; its fds are closed.
             OSError: would block on a non-blocking socket, or the connection broke.
         """
         space = socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
-        packet, ancillary, flags, _ = self.socket.recvmsg(_PACKET + 1, space, socket.MSG_CMSG_CLOEXEC)
+        packet, ancillary, flags, _ = self.socket.recvmsg(
+            _PACKET + 1, space, socket.MSG_CMSG_CLOEXEC | (socket.MSG_PEEK if peek else 0))
         fds: list[int] = []
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
