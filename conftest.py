@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +20,7 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
+FOLDER = "sealed-tests-"   # and the pid, and something random
 GRACE = 3.0   # seconds; two are promised
 SESSION = re.compile(r"(?:sealed-)?(\d+)-[0-9a-f]{8}")
 LEAKS: pytest.StashKey[Leaks] = pytest.StashKey()
@@ -125,9 +128,27 @@ def _own_folder() -> Path | None:
     usual = os.environ.get("XDG_RUNTIME_DIR", "")
     if usual and os.path.exists(os.path.join(usual, "bus")):
         return None
-    folder = Path(tempfile.mkdtemp(prefix="sealed-tests-"))
+    _sweep_folders()
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
     os.environ["XDG_RUNTIME_DIR"] = str(folder)   # for xdist workers and other children too
     return folder
+
+
+def _sweep_folders() -> None:
+    """Clean up after runs of this account that were killed: their sessions lie where nobody else sweeps."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        pid = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if folder.lstat().st_uid == os.geteuid() and folder.is_dir() and not Path("/proc", pid).exists():
+            subprocess.run([sys.executable, "-m", "pytest_sealed.cli", "sweep"], check=False, capture_output=True,
+                           env={**os.environ, "XDG_RUNTIME_DIR": str(folder)})
+            _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a run's folder. Nothing recursive: what is left may have the host mounted in it."""
+    for path in (folder / "pytest-sealed", folder):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -143,9 +164,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _undo(folder: Path, usual: str | None) -> Callable[[], None]:
     def undo() -> None:
-        for path in (folder / "pytest-sealed", folder):   # nothing recursive: what is left may have the host mounted in it
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        _remove_empty(folder)
         os.environ.pop("XDG_RUNTIME_DIR", None)
         if usual is not None:
             os.environ["XDG_RUNTIME_DIR"] = usual

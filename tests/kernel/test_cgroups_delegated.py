@@ -101,19 +101,18 @@ LIVED = {"kind": "v1", "there": "there", "inside": True, "frozen": True, "ended"
 
 
 def test_before_delegation_a_limit_is_refused_with_the_command(uid: int) -> None:
-    def ask() -> str:
+    def ask() -> tuple[str, str]:
         hierarchy = detect()
         assert hierarchy.bases == {}
         try:
             Group.create(hierarchy, "s1", "db", {"memory": 64 * MIB})
         except LimitUnavailable as error:
-            return str(error)
-        return ""
+            return str(error), delegate_command()   # a path, where this account can see it
+        return "", ""
     own = detect().bases["memory"]
-    assert as_account(uid, ask) == (
-        f"memory={64 * MIB} can't be enforced: this account can't make a cgroup in {own} (Permission denied)\n"
-        f"  remedy: {delegate_command()}"
-    )
+    told, command = as_account(uid, ask)
+    assert told == (f"memory={64 * MIB} can't be enforced: this account can't make a cgroup in {own} (Permission denied)\n"
+                    f"  remedy: {command}")
 
 
 def test_delegated_directories_are_found_and_work(uid: int, delegated: list[str]) -> None:
@@ -200,8 +199,7 @@ def test_a_directory_of_another_owner_is_given_over(uid: int) -> None:
 def test_an_ordinary_account_is_told_the_exact_sudo_command(uid: int) -> None:
     def call() -> list[object]:
         with contextlib.redirect_stderr(io.StringIO()) as text:
-            return [command.run(argparse.Namespace(user="alice", undo=True)), text.getvalue()]
-    assert as_account(uid, call) == [1, (
-        "sealed delegate: only root can give cgroups to an account\n"
-        f"  remedy: {delegate_command()} --user alice --undo\n"
-    )]
+            return [command.run(argparse.Namespace(user="alice", undo=True)), text.getvalue(), delegate_command()]
+    code, told, own = as_account(uid, call)
+    assert code == 1
+    assert told == f"sealed delegate: only root can give cgroups to an account\n  remedy: {own} --user alice --undo\n"

@@ -88,3 +88,14 @@ def test_what_was_there_before_and_what_others_own_is_no_leak(checked: Callable[
         assert result.ret == 0, result.stdout.str()
     finally:
         others.rmdir()
+
+
+def test_the_folder_of_a_run_that_was_killed_is_swept(checked: Callable[..., pytest.RunResult], pytester: pytest.Pytester,
+                                                      dead_pid: int) -> None:
+    session = pytester.path / f"sealed-tests-{dead_pid}-x" / "pytest-sealed" / f"{dead_pid}-00c0ffee"
+    session.mkdir(parents=True)
+    kept = pytester.path / f"sealed-tests-{os.getpid()}-x"   # that run is alive
+    kept.mkdir()
+    assert checked("pass").ret == 0
+    assert not session.parents[1].exists()
+    assert kept.exists()
