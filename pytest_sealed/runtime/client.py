@@ -84,7 +84,7 @@ class Session:
         atexit.register(self.close)
 
     def _start(self) -> None:
-        self.run_dir.mkdir(mode=0o700)
+        self._make_run_dir()
         self._ends.callback(_remove_folder, self.run_dir)
         self._ends.callback(_remove_disk, self.disk, self.ids)
         lock = FileLock(self.run_dir / "lock", is_singleton=False)
@@ -104,6 +104,14 @@ class Session:
             os.close(own)
         self._ends.callback(os.close, self._pidfd)
         self._ends.callback(self._end)
+
+    def _make_run_dir(self) -> None:
+        while True:
+            try:
+                self.run_dir.mkdir(mode=0o700)
+                return
+            except FileNotFoundError:   # another session, the last one, has just removed the empty folder
+                run_root()
 
     @staticmethod
     def _made(path: Path) -> Path:
@@ -174,7 +182,8 @@ class Session:
 
     @property
     def alive(self) -> bool:
-        return not self._closed and not readable_fd(self._pidfd, 0)
+        """Whether its containers can be asked anything: never in a forked child of the client."""
+        return not self._closed and os.getpid() == self._owner and not readable_fd(self._pidfd, 0)
 
     # the end
 
@@ -249,3 +258,5 @@ def _remove_disk(path: Path, ids: IdMap) -> None:
 def _remove_folder(path: Path) -> None:
     from pytest_sealed.runtime.scratch import remove_tree
     remove_tree(str(path))
+    with contextlib.suppress(OSError):   # other sessions are in there
+        path.parent.rmdir()

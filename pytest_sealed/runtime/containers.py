@@ -98,6 +98,7 @@ class Containers:
                 self._failed(record, {"kind": "network", "text": error})
             elif record.removed:
                 self._failed(record, {"kind": "", "text": "it was removed before it started"})
+                self._forget(record)
             else:
                 self._fork(record, stdio)
         except BaseException as caught:

@@ -39,13 +39,14 @@ class Context:
         root: path where the container's root is mounted, until the pivot.
         root_fd: O_PATH descriptor of the root.
         null_fd: a checked /dev/null, char 1:3, for masks.
+        kept: target → detached copy of a host folder's mount, from the container's earlier run.
     """
 
-    __slots__ = ("groups", "ids", "null_fd", "root", "root_fd")
+    __slots__ = ("ids", "kept", "null_fd", "root", "root_fd")
 
     def __init__(self, ids: IdMap, root: str) -> None:
         self.ids, self.root, self.root_fd, self.null_fd = ids, root, -1, -1
-        self.groups: list[int] = []
+        self.kept: dict[str, int] = {}
 
     def resolve(self, path: str, flags: int = os.O_PATH) -> int:
         """Open `path` as the container's root would see it; magic links are refused."""
@@ -247,16 +248,18 @@ def _escape(path: str) -> str:
 
 
 class KeepRoot(Operation):
-    """Take over the root of the container's earlier run, out of the mount namespace that it left."""
+    """Take over the root of the container's earlier run, out of the mount namespace that it left; `targets` too."""
 
-    __slots__ = ("namespace_fd",)
+    __slots__ = ("namespace_fd", "targets")
     namespace_fd: int
+    targets: tuple[str, ...]
 
     def apply(self, context: Context) -> None:
         own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
             namespaces.setns(self.namespace_fd, namespaces.CLONE_NEWNS)
             tree = mounts.open_tree("/")
+            context.kept = {target: mounts.open_tree(target) for target in self.targets}
             namespaces.setns(own, namespaces.CLONE_NEWNS)
         finally:
             os.close(own)
@@ -374,7 +377,7 @@ class Attached(Operation):
         directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
         target = context.directory(self.target) if directory else context.file(self.target)
         try:
-            mounts.move_mount(self.fd, target)
+            mounts.move_mount(context.kept.get(self.target, self.fd), target)
         finally:
             os.close(target)
 

@@ -75,7 +75,7 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
 
 def _root(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
     if facts.kept is not None:
-        return [op.KeepRoot(facts.kept)]
+        return [op.KeepRoot(facts.kept, tuple(target for _, _, target in facts.attached))]
     if request["scratch"] == "disk" or not facts.memory_upper:
         return [op.DiskScratch(facts.disk), op.Overlay(tuple(request["layers"]), facts.disk)]
     memory = request["limits"].get("memory")
