@@ -76,7 +76,7 @@ class Noted(Operation):
     def apply(self, context: Context) -> None:
         if self.error:
             raise OSError(self.error, "mount overlay: No space left on device", "/root")
-        context.groups.append(int(self.name))
+        context.kept[self.name] = int(self.name)
 
 
 def context() -> Context:
@@ -86,7 +86,7 @@ def context() -> Context:
 def test_operations_are_applied_in_order() -> None:
     at = context()
     execute([Noted(0, str(number)) for number in (3, 1, 2)], at)
-    assert at.groups == [3, 1, 2]
+    assert list(at.kept.values()) == [3, 1, 2]
 
 
 def test_a_failure_names_the_operation_and_the_reason_and_ends_the_plan() -> None:
@@ -96,4 +96,4 @@ def test_a_failure_names_the_operation_and_the_reason_and_ends_the_plan() -> Non
     assert str(caught.value) == (f"Noted error={errno.ENOSPC} name='2': "
                                  f"[Errno {errno.ENOSPC}] mount overlay: No space left on device: '/root'")
     assert caught.value.errno == errno.ENOSPC
-    assert at.groups == [1]
+    assert list(at.kept.values()) == [1]
