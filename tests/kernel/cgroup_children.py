@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from pytest_sealed.linux.process import set_dumpable
+from pytest_sealed.runtime.cgroups import Group
 
 
 class Child:
@@ -103,6 +105,20 @@ def spin(child: Child) -> None:
     child.wait()
     child.send("spinning")
     while True:
+        pass
+
+
+def started(group: Group, function: Callable[[Child], object] = spin) -> Child:
+    """Return a child that runs in `group`."""
+    child = Child(function)
+    group.attach(child.pid)
+    return child
+
+
+def burn(seconds: float) -> None:
+    """Let CPU time pass, this process's own."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
         pass
 
 

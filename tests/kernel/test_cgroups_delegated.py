@@ -16,7 +16,8 @@ from cgroup_children import Child, become, idle
 
 from pytest_sealed.cli import delegate as command
 from pytest_sealed.errors import HostUnsupported, LimitUnavailable
-from pytest_sealed.linux.namespaces import CLONE_NEWUSER, unshare
+from pytest_sealed.linux.mounts import MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, mount
+from pytest_sealed.linux.namespaces import CLONE_NEWNS, CLONE_NEWUSER, unshare
 from pytest_sealed.runtime.cgroups import Group, Hierarchy, detect, leftovers, remove_session
 from pytest_sealed.runtime.cgroups.delegation import delegate, undelegate
 from pytest_sealed.runtime.cgroups.detection import delegate_command
@@ -194,6 +195,22 @@ def test_a_directory_of_another_owner_is_given_over(uid: int) -> None:
     finally:
         list(undelegate(uid))
         list(undelegate(uid + 1))
+
+
+def test_a_read_only_cgroup_file_system_names_the_outer_containers_option() -> None:
+    point = detect("/sys/fs/cgroup/memory").bases["memory"].removesuffix("/")
+
+    def look(child: Child) -> None:
+        unshare(CLONE_NEWNS)
+        mount(None, "/", None, MS_REC | MS_PRIVATE)
+        mount(None, "/sys/fs/cgroup/memory", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+        refusal = detect().refusals["memory"]
+        child.send([refusal.reason, refusal.remedy])
+    with Child(look) as child:
+        assert child.receive() == [
+            f"this account can't make a cgroup in {point} (Read-only file system)",
+            "start the outer container with a writable cgroup file system (--privileged, or -v /sys/fs/cgroup:/sys/fs/cgroup:rw)",
+        ]
 
 
 def test_an_ordinary_account_is_told_the_exact_sudo_command(uid: int) -> None:
