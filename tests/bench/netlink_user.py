@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, sys.argv[1])
 
-from pytest_sealed.linux import namespaces  # noqa: E402
+from pytest_sealed.linux import namespaces
 
 _NEWLINK, _GETLINK, _REQUEST, _ACK, _DUMP = 16, 18, 1, 4, 0x300
 

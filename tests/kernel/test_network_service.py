@@ -194,6 +194,22 @@ def test_the_resolver_of_the_first_network_knows_the_second(session: NetworkSess
     assert resolve(a, "b") is None
 
 
+def test_a_name_on_two_networks_is_that_of_the_network_that_was_joined_first(session: NetworkSession) -> None:
+    for number, network in enumerate(("wide", "middle", "near")):
+        session.create(network, f"10.9{number}.0.0/24")
+        session.attach(network, f"{network}-db", ("db", f"{network}-db"))
+    place = session.attach("near", "web")
+    session.join("middle", "web", place)
+    session.join("wide", "web", place)
+    gateway = "10.92.0.1"
+    assert resolve(place, "db", gateway) == "10.92.0.2"
+    session.ask("detach", network="near", container="near-db")
+    assert resolve(place, "db", gateway) == "10.91.0.2"
+    assert resolve(place, "wide-db", gateway) == "10.90.0.2"
+    session.ask("remove", network="middle")
+    assert resolve(place, "db", gateway) == "10.90.0.2"
+
+
 def test_names_are_answered_by_udp(session: NetworkSession) -> None:
     session.create("shop")
     a = session.attach("shop", "a", ("web", "www"))
@@ -311,7 +327,6 @@ def test_a_forged_source_address_is_not_let_in(session: NetworkSession) -> None:
     a, b = session.attach("shop", "a"), session.attach("shop", "b")
     with b.socket("udp") as far, a.socket("raw") as forging, hub.socket("udp") as in_hub:
         far.bind((b.address, 9))
-        far.settimeout(0.2)
         in_hub.bind((GATEWAY, 9))
         for source in ("10.89.0.77", GATEWAY, b.address, "127.0.0.1", "192.0.2.1"):
             forging.sendto(datagram(source, b.address, 9, source.encode()), (b.address, 0))
@@ -343,17 +358,19 @@ def test_containers_may_listen_below_1024_and_ping(session: NetworkSession) -> N
 
 
 def test_first_connects_need_no_address_resolution_and_lose_no_packet(session: NetworkSession) -> None:
-    """A lost SYN comes again after a second: with a limit of half a second there must be none."""
     for number in range(20):
         network = f"n{number}"
         session.create(network)
-        a, b = session.attach(network, "a"), session.attach(network, "b")
-        with b.listen(), a.socket(timeout=0.5) as near:
+        a, b = session.attach(network, f"a{number}"), session.attach(network, f"b{number}")
+        with b.listen(), a.socket() as near:
             near.connect((b.address, 80))
+            assert retransmissions(near) == 0
             assert a.read("/proc/net/arp").splitlines()[1:] == []
-        for place in (a, b):
-            place.close()
-        session.ask("remove", network=network)
+
+
+def retransmissions(connected: socket.socket) -> int:
+    """Return tcpi_total_retrans of tcp(7)'s TCP_INFO: a SYN that was dropped comes again after a second."""
+    return int(struct.unpack_from("=I", connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0])
 
 
 def test_a_port_is_up_when_it_is_handed_out(session: NetworkSession) -> None:
@@ -390,7 +407,7 @@ def test_a_slot_asks_for_an_address(session: NetworkSession) -> None:
     ({"op": "attach", "network": "shop", "container": "a"}, "on this network already"),
     ({"op": "attach", "network": "nowhere", "container": "a"}, "no network nowhere"),
     ({"op": "attach", "network": "shop", "container": "b", "names": [""]}, "no host name"),
-    ({"op": "attach", "network": "shop", "container": "b", "names": 3}, "bug"),
+    ({"op": "attach", "network": "shop", "container": "b", "names": 3}, "names must be a list"),
     ({"op": "attach", "network": "shop", "container": "b", "slot": "2"}, "slot must be a number"),
     ({"op": "attach", "network": "shop", "container": "b", "slot": 1 << 80}, "outside 10.89.0.0/24"),
     ({"op": "listen", "network": "shop", "name": "hooks", "port": 65536}, "port 65536"),

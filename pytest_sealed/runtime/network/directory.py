@@ -38,6 +38,7 @@ class Directory:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._hubs: dict[str, Hub] = {}
+        self._joined: dict[str, list[Hub]] = {}   # container → its networks, in the order of joining
         self._ahead: list[Hub] = []
         self._kernel: Kernel | None = None
 
@@ -70,7 +71,10 @@ class Directory:
     def attach(self, request: dict[str, Any], fds: list[int]) -> Reply:
         """{network, container, names, slot?}, fd of a namespace or none → {address, interface, prefix, gateway}, fd of a new one."""
         hub, container = self._hub(request), _text(request, "container")
-        names = tuple(_name(name) for name in request.get("names", ()))
+        given = request.get("names", [])
+        if not isinstance(given, list):
+            raise BadRequest("names must be a list")
+        names = tuple(_name(name) for name in given)
         for name in names:
             if name in hub.listeners:
                 raise BadRequest(f"the name {name!r} belongs to a listener of this network")
@@ -79,15 +83,17 @@ class Directory:
         if slot is not None and not isinstance(slot, int):
             raise BadRequest("slot must be a number: 2 is the first address that a container can have")
         port = hub.attach(container, names, slot=slot, netns=fds[0] if fds else None)
+        self._joined.setdefault(container, []).append(hub)
         ok = {"address": port.address, "interface": port.interface, "prefix": hub.addresses.prefix, "gateway": hub.addresses.gateway}
         netns, port.netns = port.netns, None
         return Reply(ok, (netns,) if netns is not None else (), release=True)
 
     def detach(self, request: dict[str, Any], _fds: list[int]) -> Reply:
         """{network, container} → {}; nothing to do is no error: a container may end while its network is removed."""
-        hub = self._hubs.get(_text(request, "network"))
-        if hub is not None:
-            hub.detach(_text(request, "container"))
+        hub, container = self._hubs.get(_text(request, "network")), _text(request, "container")
+        if hub is not None and container in hub.members:
+            self._leave(hub, container)
+            hub.detach(container)
         return Reply({})
 
     def listen(self, request: dict[str, Any], _fds: list[int]) -> Reply:
@@ -117,14 +123,23 @@ class Directory:
         hub = self._hubs.pop(_text(request, "network"), None)
         if hub is not None:
             self._resolver.forget(hub.udp, hub.tcp)
+            for container in hub.members:
+                self._leave(hub, container)
             hub.close()
         return Reply({})
 
     def _check_overlap(self, hub: Hub, container: str) -> None:
-        for network, other in self._hubs.items():
-            if other is not hub and container in other.members and other.addresses.overlaps(hub.addresses):
+        for other in self._joined.get(container, ()):
+            if other is not hub and other.addresses.overlaps(hub.addresses):
+                network = next(name for name, known in self._hubs.items() if known is other)
                 raise BadRequest(f"container {container} is on network {network}, whose addresses ({other.addresses.network}) "
                                  f"overlap {hub.addresses.network}: give one of the two networks a subnet of its own")
+
+    def _leave(self, hub: Hub, container: str) -> None:
+        joined = self._joined[container]
+        joined.remove(hub)
+        if not joined:
+            del self._joined[container]
 
     # Work ahead, in small steps.
 
@@ -157,8 +172,7 @@ class Directory:
     def _reachable(self, hub: Hub, asker: str) -> list[Hub]:
         """Return the networks of whoever asks: a resolver asks its first server only, so that one answers for all."""
         container = hub.container_at(asker)
-        others = [other for other in self._hubs.values() if other is not hub and container in other.members] if container else []
-        return [hub, *others]
+        return [hub, *(other for other in self._joined.get(container or "", ()) if other is not hub)]
 
     def _find(self, hub: Hub, asker: str, name: str) -> list[str] | None:
         for network in self._reachable(hub, asker):

@@ -16,7 +16,6 @@ _HUB = (
     ("ipv4/conf/default/forwarding", b"1"),      # what counts is the port's own; ip_forward would take the RTNL lock
     ("ipv4/conf/all/rp_filter", b"1"),           # a port takes only packets whose source is the port's own address
     ("ipv4/conf/all/accept_source_route", b"0"),
-    ("ipv4/conf/all/send_redirects", b"0"),
     ("ipv4/icmp_echo_ignore_all", b"1"),         # else the hub would answer pings to every address that nobody has
     ("ipv4/icmp_ratelimit", b"0"),               # "nobody there" must come at once however often it's asked
 )
