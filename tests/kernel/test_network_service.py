@@ -265,6 +265,8 @@ def test_a_detached_container_is_gone_at_once_though_its_namespace_lives(session
         near.sendall(b"still there?")
         with pytest.raises(ConnectionResetError):
             near.recv(1)
+        with a.listen(), b.socket(timeout=0.2) as undead, pytest.raises(TimeoutError):
+            undead.connect((a.address, 80))
 
 
 def test_a_new_container_takes_over_the_address_of_a_detached_one(session: NetworkSession) -> None:

@@ -125,7 +125,7 @@ class Hub:
         """Take a container off: from now on its address refuses, whatever still lives in its namespace."""
         port = self.members.pop(container, None)
         if port is not None:
-            self._take_down(port)
+            self._cut_off(port)
             self.addresses.give_back(port.address)
 
     def listen(self, name: str, number: int, backlog: int) -> tuple[str, socket.socket]:
@@ -249,14 +249,14 @@ class Hub:
         return interface
 
     def _discard(self, port: Port) -> None:
-        self._take_down(port)
+        self._cut_off(port)
         _release(port)
 
-    def _take_down(self, port: Port) -> None:
+    def _cut_off(self, port: Port) -> None:
         try:
-            self._wire.send(self._kernel.compiler.down(port.index))
+            self._wire.send(self._kernel.compiler.no_port(port.index, port.address))
         except OSError as error:
-            if error.errno != errno.ENODEV:   # gone already, with its container's namespace
+            if error.errno not in (errno.ESRCH, errno.ENODEV):   # gone already, with its container's namespace
                 raise
 
 

@@ -87,9 +87,11 @@ def _write_if_there(settings: tuple[tuple[str, bytes], ...]) -> None:
 
 
 def _mapped_gids() -> bytes:
-    """Return ping_group_range's value that covers every gid of this user namespace; both ends must be mapped."""
+    """Return ping_group_range's value that covers the containers' gids: the largest extent of this user namespace.
+
+    Both ends must be mapped, and in the kernel's own order, which two extents need not have.
+    """
     with open("/proc/self/gid_map", "rb") as file:
         extents = [tuple(map(int, line.split())) for line in file]
-    first = min(start for start, _, _ in extents)
-    last = max(start + count - 1 for start, _, count in extents)
-    return b"%d %d" % (first, min(last, 0x7FFFFFFE))   # the kernel's own ceiling: GID_T_MAX
+    start, _, count = max(extents, key=lambda extent: extent[2])
+    return b"%d %d" % (start, min(start + count - 1, 0x7FFFFFFE))   # the kernel's own ceiling: GID_T_MAX
