@@ -107,8 +107,9 @@ def _reset() -> None:
     process.set_dumpable(False)
     forbid_imports()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals():   # what is ignored stays so across execve, and whoever started pytest may have ignored more
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
     os.umask(0)
 
 
