@@ -57,7 +57,7 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
     """Return the operations for `request`, in the order in which they must happen."""
     return [
         op.EnterCgroup(tuple(facts.procs)),
-        op.JoinNetwork(facts.network) if facts.network is not None else op.LoopbackUp(),
+        *([op.JoinNetwork(facts.network)] if facts.network is not None else _loopback(ids)),
         op.Hostname(request["hostname"]),
         *(op.Sysctl(name, value) for name, value in request["sysctls"]),
         *_root(request, facts),
@@ -71,6 +71,12 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
         *([op.ReadOnlyRoot()] if request["read_only"] else []),
         op.Pivot(),
     ]
+
+
+def _loopback(ids: IdMap) -> list[op.Operation]:
+    """Return what the network service does for networks: any user may ping, and listen below 1024."""
+    groups = "0 0" if ids.single else f"{ids.outer(0)} {ids.outer(ids.count - 1)}"
+    return [op.LoopbackUp(), op.Sysctl("net.ipv4.ip_unprivileged_port_start", "0"), op.Sysctl("net.ipv4.ping_group_range", groups)]
 
 
 def _root(request: dict[str, Any], facts: Facts) -> list[op.Operation]:

@@ -76,6 +76,14 @@ def test_without_a_network_the_loopback_is_brought_up_instead() -> None:
     assert not any(isinstance(step, op.JoinNetwork) for step in steps)
 
 
+@pytest.mark.parametrize(("ids", "groups"), [(RANGE, "1 65536"), (SINGLE, "0 0")])
+def test_without_a_network_too_anyone_may_ping_and_listen_below_1024(ids: IdMap, groups: str) -> None:
+    steps = planned(ids=ids, sysctls={"net.ipv4.ip_unprivileged_port_start": "80"})
+    assert [step for step in steps if isinstance(step, op.Sysctl)] == [
+        op.Sysctl("net.ipv4.ip_unprivileged_port_start", "0"), op.Sysctl("net.ipv4.ping_group_range", groups),
+        op.Sysctl("net.ipv4.ip_unprivileged_port_start", "80")]   # what is asked for wins
+
+
 def test_the_root_is_mounted_before_anything_in_it() -> None:
     steps = planned(tmpfs=["/cache"])
     root = position(steps, op.Overlay)
