@@ -1,23 +1,72 @@
-"""One session for all kernel tests; each test has a sandbox of its own in it."""
+"""One supervisor for all tests of containers, and a sandbox of its own for each test."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from pytest_sealed import Sandbox
+from pytest_sealed.errors import ImageNotFound
+
+NEEDED = {"range": ("busybox", "python"), "single": ("busybox",)}
+
+
+def _root(mode: str) -> Iterator[Sandbox]:
+    with pytest.MonkeyPatch.context() as patch:
+        if mode == "single":
+            patch.setenv("SEALED_IDS", "single")
+        else:
+            patch.delenv("SEALED_IDS", raising=False)
+        sandbox = Sandbox(name=f"the kernel tests' ({mode})")
+        _require(sandbox, mode)
+        sandbox.session  # noqa: B018  (the id map is chosen now)
+    with sandbox:
+        yield sandbox
+    assert sandbox.leftovers() == []
+
+
+def _require(sandbox: Sandbox, mode: str) -> None:
+    missing = []
+    for name in NEEDED[mode]:
+        try:
+            sandbox.store.get(name)
+        except ImageNotFound:
+            missing.append(name)
+    if missing:   # never a skip: without them nothing here would be tested
+        command = f"{'SEALED_IDS=single ' if mode == 'single' else ''}sealed build {' '.join(missing)}"
+        pytest.fail(f"the store {sandbox.store.root} lacks images that these tests need. Build them first: {command}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def root_sandbox() -> Iterator[Sandbox]:
-    """The session: a missing image fails the tests that need it, and names the command."""
-    with Sandbox(name="kernel tests") as root:
-        yield root
+    """The sandbox whose supervisor all tests share, with a range of ids where the account has one."""
+    yield from _root("range")
+
+
+@pytest.fixture(scope="session")
+def single_root_sandbox() -> Iterator[Sandbox]:
+    """The same in single-id mode: a container's user is the account itself."""
+    yield from _root("single")
 
 
 @pytest.fixture
-def sandbox(root_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A sandbox for one test."""
-    with Sandbox(parent=root_sandbox, name=request.node.name) as sandbox:
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A sandbox for one test; see `boxes.EITHER_IDS`."""
+    mode = getattr(request, "param", "range")
+    parent: Sandbox = request.getfixturevalue("root_sandbox" if mode == "range" else "single_root_sandbox")
+    before = _descriptors()
+    with Sandbox(parent=parent, name=request.node.name) as sandbox:
         yield sandbox
+    assert _descriptors() <= before, "a test leaves descriptors open"
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def single(sandbox: Sandbox) -> bool:
+    """Whether the test's containers have one id."""
+    return sandbox.describe().mode == "single"

@@ -164,7 +164,7 @@ def test_root_of_a_namespace_with_few_ids_has_one_id(machine: Machine, own: str)
 
 def test_an_account_uses_its_largest_subordinate_range(machine: Machine, as_user: str) -> None:
     machine.tools("newuidmap", "newgidmap")
-    machine.subids(f"other:1:99999\n{as_user}:100000:10\n{as_user}:200000:65536\n", f"{as_user}:300000:65536\n65534:400000:70000\n")
+    machine.subids(f"other:1:99999\n{as_user}:200000:70000\n{as_user}:500000:10\n", f"{as_user}:300000:65536\n65534:400000:70000\n")
     assert machine.find().to_json() == IdMap("subids", 65534, 65533, 200000, 400000, WANTED).to_json()
 
 

@@ -213,8 +213,14 @@ def test_a_nonsense_row_is_nobody(resolve: Resolve, etc: Path, row: str) -> None
 
 def test_nonsense_rows_hide_no_good_one(resolve: Resolve, etc: Path) -> None:
     (etc / "passwd").write_bytes(b"\xff\xfe\n:::\n\n\0\0\napp\nroot:x:nan:nan::::\r\n" + PASSWD.encode())
-    (etc / "group").write_bytes(b"\xff\n\n:\ntls\ntls:x:\xc2\xb2:app\n" + GROUP.encode())
+    (etc / "group").write_bytes(b"\xff\n\n:\nthree:x:5\ntls\ntls:x:\xc2\xb2:app\n" + GROUP.encode())
     assert ids(resolve("app")) == (1000, 1000, [101, 102, 1000])
+
+
+def test_a_row_without_a_name_is_nobodys(resolve: Resolve, etc: Path) -> None:
+    (etc / "passwd").write_text(":x:0:5::/evil:/bin/sh\n")
+    assert ids(resolve("0")) == (0, 0, [0])
+    assert resolve("0").home == "/"
 
 
 # ---------------------------------------------------------------- anything at all

@@ -1,0 +1,60 @@
+"""Containers for the tests of the runtime: of busybox, whose shell has all the tools that they need."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_sealed import Container, Sandbox
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pytest_sealed import ContainerChanges
+
+__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "NEEDS_ROOT", "host_pid", "idle", "logged", "sh", "status"]
+
+FOREVER = ["sleep", "1000000"]
+
+# Marks: what counts is tried in both id modes, and with both kinds of writable layers.
+EITHER_IDS = pytest.mark.parametrize("sandbox", ["range", "single"], indirect=True)
+EITHER_SCRATCH = pytest.mark.parametrize("scratch", ["memory", "disk"])
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into the processes of other ids")
+
+
+def idle(sandbox: Sandbox, **options: Unpack[ContainerChanges]) -> Container:
+    """Start a container of busybox that does nothing until it is killed."""
+    return sandbox.run("busybox", FOREVER, **options)
+
+
+def sh(container: Container, script: str, *, user: str | None = None) -> str:
+    """Run a script in a container; return what it wrote. It must succeed."""
+    return container.exec(["sh", "-c", script], user=user, check=True, timeout=60).stdout
+
+
+def logged(sandbox: Sandbox, script: str, **options: Unpack[ContainerChanges]) -> str:
+    """Run a script as a container's command; return its log. It must succeed."""
+    container = sandbox.run("busybox", ["sh", "-c", script], **options)
+    assert container.wait(60) == 0, container.logs()
+    return container.logs()
+
+
+def status(container: Container, pid: int | str = "self", *, user: str | None = None) -> dict[str, str]:
+    """Return /proc/PID/status of a process in a container as its fields; `self` is a command run by `exec`, with no shell between."""
+    text = container.exec(["cat", f"/proc/{pid}/status"], user=user, check=True).stdout
+    rows = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in rows}
+
+
+def host_pid(container: Container) -> int:
+    """Return the pid on the host of a container's PID 1, found by its PID namespace."""
+    namespace = sh(container, "readlink /proc/self/ns/pid").strip()
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            if os.readlink(f"/proc/{pid}/ns/pid") == namespace:
+                return pid
+        except OSError:   # it has ended meanwhile
+            continue
+    raise AssertionError(f"no process of {container.name} on the host")

@@ -1,0 +1,164 @@
+"""What a container's processes are and see, looked at from inside: ids, capabilities, environment, files, kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, host_pid, idle, sh, status
+
+from pytest_sealed import Sandbox
+from pytest_sealed.values import CAPABILITIES
+
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+ELEVEN = sum(1 << number for number in CAPABILITIES.values())
+SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+# ---------------------------------------------------------------- ids and capabilities
+
+
+def test_root_inside_is_the_first_of_a_range_of_ids(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    assert sh(container, "id -u; id -g; id -G").split() == ["0", "0", "0"]
+    assert sh(container, "cat /proc/self/uid_map; cat /proc/self/gid_map").split() == ["0", "1", "65536"] * 2
+
+
+@NEEDS_ROOT
+def test_root_inside_is_nobody_on_the_host(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    facts = Path(f"/proc/{host_pid(container)}").stat()
+    assert facts.st_uid == container._session.ids.uid_start
+    assert facts.st_uid not in (0, os.getuid(), 65534)
+
+
+@pytest.mark.parametrize("sandbox", ["single"], indirect=True)
+@pytest.mark.parametrize("user", ["root", "70", "nobody"])
+def test_in_single_id_mode_the_user_is_the_one_id_that_there_is(sandbox: Sandbox, user: str) -> None:
+    container = idle(sandbox, user=user)
+    uid, gid = sh(container, "id -u; id -g").split()
+    rows = [line.split() for line in sh(container, "cat /proc/self/uid_map; cat /proc/self/gid_map").splitlines()]
+    assert rows == [[uid, "0", "1"], [gid, "0", "1"]]
+    assert status(container)["Uid"].split() == [uid] * 4
+
+
+@EITHER_IDS
+def test_root_has_at_most_eleven_capabilities_and_none_to_inherit(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    for pid in (1, "self"):
+        fields = status(container, pid)
+        assert {name: int(fields[name], 16) for name in SETS} == {
+            "CapInh": 0, "CapPrm": ELEVEN, "CapEff": ELEVEN, "CapBnd": ELEVEN, "CapAmb": 0}
+        assert fields["NoNewPrivs"] == "1"
+
+
+@EITHER_IDS
+def test_another_user_has_none(sandbox: Sandbox) -> None:
+    container = idle(sandbox, user="1000:1000")
+    for pid in (1, "self"):
+        fields = status(container, pid)
+        assert {name: int(fields[name], 16) for name in SETS} == {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": ELEVEN, "CapAmb": 0}
+
+
+def test_fewer_capabilities_can_be_asked_for(sandbox: Sandbox) -> None:
+    container = idle(sandbox, capabilities=["KILL", "CHOWN"])
+    for pid in (1, "self"):
+        fields = status(container, pid)
+        assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")} == {1 << 5 | 1 << 0}
+    assert "Operation not permitted" in container.exec(["chroot", "/"]).stderr
+
+
+def test_a_setuid_program_gives_nothing(sandbox: Sandbox) -> None:
+    container = sandbox.run("python", FOREVER)
+    sh(container, "cp /usr/bin/python3.11 /opt/python && chmod 4755 /opt/python")   # busybox would drop its privileges by itself
+    result = container.exec(["/opt/python", "-c", "import os; print(os.getresuid())"], user="1000", check=True)
+    assert result.stdout == "(1000, 1000, 1000)\n"
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("init", [False, True])
+def test_no_signal_is_blocked_or_ignored(sandbox: Sandbox, init: bool) -> None:
+    container = idle(sandbox, init=init)
+    for pid in (sh(container, "pidof sleep").strip(), "self"):
+        fields = status(container, pid)
+        assert (fields["SigBlk"], fields["SigIgn"]) == ("0" * 16, "0" * 16)
+
+
+# ---------------------------------------------------------------- what the host would give away
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("init", [False, True])
+def test_nothing_of_the_hosts_environment_is_inside(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, init: bool) -> None:
+    monkeypatch.setenv("SECRET", "of-the-host")
+    container = idle(sandbox, init=init, env={"OURS": "1"})
+    names = {line.partition("=")[0] for line in sh(container, "env").splitlines()}
+    assert names == {"PATH", "HOME", "HOSTNAME", "OURS", "PWD", "SHLVL"}   # the last two are the shell's
+    pids = [name for name in sh(container, "ls /proc").split() if name.isdigit()]
+    seen = sh(container, f"for pid in {' '.join(pids)}; do tr '\\0' '\\n' < /proc/$pid/environ; done 2> /dev/null; true")
+    assert {line.partition("=")[0] for line in seen.splitlines()} <= {"PATH", "HOME", "HOSTNAME", "OURS", "PWD", "SHLVL"}
+
+
+def test_a_start_after_the_supervisors_sees_no_later_environment_either(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/secret")
+    monkeypatch.setenv("LD_PRELOAD", "/secret.so")
+    container = idle(sandbox)
+    assert sh(container, "tr '\\0' '\\n' < /proc/1/environ | sort").splitlines() == [
+        "HOME=/root", "HOSTNAME=busybox", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("init", [False, True])
+def test_no_descriptor_is_open_beyond_the_first_three(sandbox: Sandbox, init: bool) -> None:
+    reader, writer = os.pipe()
+    try:
+        os.set_inheritable(reader, True)   # as by a careless library of the tests'
+        os.set_inheritable(writer, True)
+        container = idle(sandbox, init=init)
+        pid = sh(container, "pidof sleep").strip()
+        assert sh(container, f"ls /proc/{pid}/fd").split() == ["0", "1", "2"]
+        assert container.exec(["find", "/proc/self/fd", "-type", "l"]).stdout.split() == [
+            f"/proc/self/fd/{number}" for number in (0, 1, 2, 3)]   # the last is find's own, on that folder
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_standard_input_is_the_null_device(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    assert sh(container, "readlink /proc/1/fd/0; cat").split() == ["/dev/null"]
+
+
+@EITHER_IDS
+def test_every_namespace_is_its_own(sandbox: Sandbox) -> None:
+    one, other = idle(sandbox), idle(sandbox)
+
+    def seen(script: str) -> list[str]:
+        return [sh(one, script), sh(other, script), *(f"{os.readlink(f'/proc/self/ns/{name}')}\n" for name in NAMESPACES if name in script)]
+    for name in NAMESPACES:
+        assert len(set(seen(f"readlink /proc/self/ns/{name}"))) == 3, f"the {name} namespace is shared"
+    pids = {int(name) for name in sh(one, "ls /proc").split() if name.isdigit()}
+    assert len(pids) <= 4   # PID 1, a shell, ls
+    assert sh(one, "cat /proc/1/cmdline").split("\0")[:-1] == FOREVER
+
+
+def test_the_host_name_is_the_containers(sandbox: Sandbox) -> None:
+    assert sh(idle(sandbox, name="one"), "hostname; cat /etc/hostname").split() == ["one", "one"]
+    assert sh(idle(sandbox, hostname="two"), "hostname").split() == ["two"]
+    assert os.uname().nodename not in ("one", "two")
+    assert "Operation not permitted" in sandbox.containers[0].exec(["hostname", "evil"]).stderr
+
+
+def test_host_files_are_out_of_reach(sandbox: Sandbox, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.write_text("of the host")
+    container = idle(sandbox)
+    for root in ("", "/proc/1/root", "/proc/self/cwd/../../..", "/proc/self/root/../.."):
+        assert container.exec(["cat", f"{root}{canary}"]).exit_code != 0
+    assert sh(container, "cat /proc/1/root/etc/hostname").split() == ["busybox"]
+    assert sh(container, "ls -d /proc/1/root/../..").split() == ["/proc/1/root/../.."]
+
+
+def test_no_abstract_socket_of_the_host_is_seen(sandbox: Sandbox) -> None:
+    assert len(sh(idle(sandbox), "cat /proc/net/unix").splitlines()) == 1   # the heading
