@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 import traceback
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from pytest_sealed.linux.process import set_dumpable
+from pytest_sealed.linux.process import pidfd_open, set_dumpable
 from pytest_sealed.runtime.cgroups import Group
 
 
@@ -80,8 +81,12 @@ class Child:
             return value
 
     def end(self) -> int:
-        """Wait for its end; return the exit status, or minus the signal."""
+        """Wait for its end, at most 30 seconds; return the exit status, or minus the signal."""
         if self.status is None:
+            pidfd = pidfd_open(self.pid)
+            ended, _, _ = select.select([pidfd], [], [], 30)
+            os.close(pidfd)
+            assert ended, f"process {self.pid} lives on"
             _, status = os.waitpid(self.pid, 0)
             self.status = os.waitstatus_to_exitcode(status)
             os.close(self._go)

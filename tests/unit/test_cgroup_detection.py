@@ -65,7 +65,8 @@ def test_the_delegated_directory_serves_where_pytests_own_cgroup_does_not(host: 
 
 
 def test_without_a_delegated_directory_the_refusal_names_the_command(host: Host) -> None:
-    host.v1("memory", "/../outside", visible=False)
+    host.v1("memory", "/../outside", visible=False)    # as seen from a cgroup namespace
+    (host.root / "outside").mkdir()
     refusal = host.detect().refusals["memory"]
     assert refusal.reason == f"pytest's own cgroup isn't visible below {host.root}/memory"
     assert refusal.remedy == delegate_command()

@@ -31,13 +31,10 @@ def v1(host: Host) -> Hierarchy:
     return host.detect()
 
 
-def with_lists(host: Host, uid: int, *names: str) -> None:
-    """Make the delegated directories as the kernel does, with their lists of processes."""
+def given(host: Host, uid: int, *names: str) -> None:
+    """Make the account's directories."""
     for name in names or ALL:
-        directory = host.root / name / f"sealed-{uid}"
-        directory.mkdir()
-        for file in ("cgroup.procs", "tasks"):
-            (directory / file).write_text("")
+        (host.root / name / f"sealed-{uid}").mkdir()
 
 
 def run_command(host: Host, *arguments: str) -> int:
@@ -51,17 +48,17 @@ def run_command(host: Host, *arguments: str) -> int:
 def test_delegating_again_changes_nothing_and_undoing_twice_neither(v1: Hierarchy, host: Host) -> None:
     uid, gid = os.getuid(), os.getgid()
     paths = {"root": str(host.root), "proc": str(host.proc)}
-    with_lists(host, uid)
+    given(host, uid)
     assert list(delegate(uid, gid, **paths)) == [f"{host.root}/{name}/sealed-{uid}: belongs already to uid {uid}" for name in ALL]
-    for path in host.root.glob("*/*/*"):
-        path.unlink()
     assert list(undelegate(uid, **paths)) == [f"{host.root}/{name}/sealed-{uid}: removed" for name in ALL]
     assert list(undelegate(uid, **paths)) == [f"{host.root}/{name}/sealed-{uid}: was not there" for name in ALL]
 
 
 def test_undoing_under_running_containers_says_where(v1: Hierarchy, host: Host) -> None:
     uid = os.getuid()
-    with_lists(host, uid)    # files can't be removed by rmdir here: as busy as a cgroup with processes
+    given(host, uid)
+    for name in ALL:    # a file keeps rmdir off here, as processes do in a cgroup
+        (host.root / name / f"sealed-{uid}" / "file").write_text("")
     with pytest.raises(HostUnsupported, match=rf"still run in {host.root}/memory/sealed-{uid}, .*\n.*then --undo again"):
         list(undelegate(uid, root=str(host.root), proc=str(host.proc)))
 
@@ -70,7 +67,7 @@ def test_a_missing_controller_does_not_keep_the_others_from_being_delegated(host
     host.v1("memory")
     host.kernel("cpu")
     uid = os.getuid()
-    with_lists(host, uid, "memory")
+    given(host, uid, "memory")
     lines = delegate(uid, os.getgid(), root=str(host.root), proc=str(host.proc))
     assert next(lines) == f"{host.root}/memory/sealed-{uid}: belongs already to uid {uid}"
     with pytest.raises(HostUnsupported, match=r"not delegated: the cpu controller is disabled\n.*cgroup_enable=cpu"):

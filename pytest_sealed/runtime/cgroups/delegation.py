@@ -1,8 +1,8 @@
 """Giving an account its own directory in each v1 hierarchy, once per boot, as root.
 
-v1 has no delegation of its own: an account may work in a directory that root made and gave to it. The
-account owns the directory (so that it can make cgroups in it) and its lists of processes (so that it can
-move its own there), but not the directory's limits.
+v1 has no delegation of its own: an account may make cgroups in a directory that root made and gave to it.
+It owns those that it makes, and may move its own processes there. The directory's own files stay root's:
+a limit that root writes there holds for all that the account runs in it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from pytest_sealed.runtime.cgroups.mounts import find_mounts
 
 __all__ = ["delegate", "require_v1", "undelegate"]
 
-_GIVEN = ("", "/cgroup.procs", "/tasks")
-
 
 def delegate(uid: int, gid: int, *, root: str = "/sys/fs/cgroup", proc: str = "/proc") -> Iterator[str]:
     """Make `sealed-<uid>` in every hierarchy and give it to the account; yield what was done, a line each.
@@ -32,14 +30,13 @@ def delegate(uid: int, gid: int, *, root: str = "/sys/fs/cgroup", proc: str = "/
     points, missing = _points(root, proc)
     for point in points:
         directory = f"{point}/sealed-{uid}"
-        paths = [directory + name for name in _GIVEN]
         try:
             done = "made and given" if _made(directory) else "given"
-            if all((os.lstat(path).st_uid, os.lstat(path).st_gid) == (uid, gid) for path in paths):
+            owner = os.lstat(directory)
+            if (owner.st_uid, owner.st_gid) == (uid, gid):
                 done = "belongs already"
             else:
-                for path in paths:
-                    os.chown(path, uid, gid, follow_symlinks=False)
+                os.chown(directory, uid, gid, follow_symlinks=False)
         except OSError as error:
             raise HostUnsupported(f"{error.filename} can't be made or given away: {error.strerror}", remedy="") from error
         yield f"{directory}: {done} to uid {uid}"

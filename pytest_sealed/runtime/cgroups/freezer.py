@@ -60,8 +60,7 @@ class FreezerV1(Freezer):
         """See `Freezer.kill`. Only processes that the caller's PID namespace knows, and whose owner it may signal."""
         self.freeze(directory)   # nobody forks, and no pid is used anew, between the list and the signals
         try:
-            # A process of another PID namespace is listed as 0, which kill(2) would take for the caller's own group.
-            for pid in filter(None, map(int, (read(f"{directory}/cgroup.procs") or "").split())):
+            for pid in map(int, (read(f"{directory}/cgroup.procs") or "").split()):   # v1 leaves out whom it can't name
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
