@@ -105,7 +105,6 @@ def _mount(text: str) -> Mount:
 
 def _explain(spec: ContainerSpec[Container]) -> int:
     from pytest_sealed.images.store import Store
-
     from pytest_sealed.request import run_request
     from pytest_sealed.runtime.idmap import find_id_map
     from pytest_sealed.runtime.plan import Facts, plan
