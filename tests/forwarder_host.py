@@ -58,7 +58,7 @@ class Hub:
 class ForwarderHost:
     """A running forwarder. Close it, or use it as a context manager."""
 
-    def __init__(self, rundir: str, *, pipes: int = 32, files: int = 4096, tmpfs: str = "") -> None:
+    def __init__(self, rundir: str, *, pipes: int = 16, files: int = 4096, tmpfs: str = "") -> None:
         self.rundir = rundir
         ours, theirs = pair()
         setup, their_setup = pair()

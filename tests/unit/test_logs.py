@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pytest_sealed.runtime import logs
 from pytest_sealed.runtime.forward import spool
 from pytest_sealed.runtime.forward.loop import Loop
-from pytest_sealed.runtime.forward.record import RECORD, SEGMENT
+from pytest_sealed.runtime.forward.record import RECORD, SEGMENT, STREAMS
 from pytest_sealed.runtime.forward.spool import LogPipe, Spool
 
 STDOUT, STDERR = 0, 1
@@ -302,7 +302,7 @@ def test_whatever_is_written_is_read_back_as_far_as_the_bound_allows(tmp_path_fa
     expected, positions = [], [0]
     for stream, data, times in writes:
         log.write(stream, data * times)
-        expected.append((logs.STREAMS[stream], data * times))
+        expected.append((STREAMS[stream], data * times))
         positions.append(logs.position(path))
     log.close()
     records = logs.read(path)

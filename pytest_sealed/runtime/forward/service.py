@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Service", "main"]
 
-_PIPES = 32            # most pipes lent: 1/32 of what an ordinary account has for all its processes
+_PIPES = 16            # most pipes lent: 1/16 of what an ordinary account has for all its processes
 _MESSAGES = 64         # handled in one round
 
 
