@@ -46,6 +46,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "pivot_root": (155, 41),
+    "rt_sigaction": (13, 134),
     "seccomp": (317, 277),
     "setns": (308, 268),
 }

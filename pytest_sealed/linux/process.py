@@ -14,6 +14,7 @@ __all__ = [
     "drop_bounding",
     "pidfd_open",
     "pidfd_send_signal",
+    "reset_reserved_signals",
     "set_child_subreaper",
     "set_command_line",
     "set_dumpable",
@@ -139,3 +140,14 @@ def sethostname(name: str) -> None:
     """See sethostname(2)."""
     encoded = os.fsencode(name)
     check(libc.sethostname(encoded, len(encoded)), "sethostname")
+
+
+def reset_reserved_signals() -> None:
+    """Give the signals that glibc keeps for itself (32 and 33) their default action again. See sigaction(2).
+
+    glibc's posix_spawn(3) leaves them ignored in the child, so they are under `make`, and programs inherit that; neither
+    sigaction(3) nor Python can change it.
+    """
+    action = ctypes.create_string_buffer(32)   # struct kernel_sigaction: handler SIG_DFL, no flags, no restorer, empty mask
+    for number in (32, 33):
+        syscall("rt_sigaction", number, action, None, 8)

@@ -121,6 +121,7 @@ def seal_mounts(writable: list[str]) -> None:
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)   # ignored and blocked signals are inherited, from whatever started pytest
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    process.reset_reserved_signals()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     os.set_inheritable(channel.fileno(), False)
     received = channel.receive()
