@@ -205,6 +205,8 @@ def _change_directory(path: str, root_fd: int) -> None:
 
 def _fork_under_init(sync: Channel, terminal: bool) -> None:
     """Fork: the parent stays PID 1 and reaps, the child goes on to the command."""
+    # What comes before there are handlers must wait for them: PID 1 ignores what it neither handles nor blocks.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     child = os.fork()
     if child == 0:
         if terminal:   # Ctrl-C is for the command; PID 1 would pass it on a second time
@@ -223,6 +225,7 @@ def _fork_under_init(sync: Channel, terminal: bool) -> None:
             signal.signal(number, lambda received, _frame: _pass_on(child, received))
         except (OSError, ValueError):
             continue   # reserved by the C library
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     while True:
         try:
             pid, status = os.wait()
