@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -14,9 +16,15 @@ if TYPE_CHECKING:
 
     from pytest_sealed import ContainerChanges
 
-__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "NEEDS_ROOT", "host_pid", "idle", "logged", "sh", "status"]
+__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "NEEDS_ROOT", "OBEDIENT", "Scratch", "eventually", "host_pid", "idle", "logged",
+           "sh", "status"]
+
+Scratch = Literal["memory", "disk"]
 
 FOREVER = ["sleep", "1000000"]
+
+# Ends with code 5 when it is asked to.
+OBEDIENT = ["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; sleep 1000000 & wait"]
 
 # Marks: what counts is tried in both id modes, and with both kinds of writable layers.
 EITHER_IDS = pytest.mark.parametrize("sandbox", ["range", "single"], indirect=True)
@@ -34,9 +42,9 @@ def sh(container: Container, script: str, *, user: str | None = None) -> str:
     return container.exec(["sh", "-c", script], user=user, check=True, timeout=60).stdout
 
 
-def logged(sandbox: Sandbox, script: str, **options: Unpack[ContainerChanges]) -> str:
-    """Run a script as a container's command; return its log. It must succeed."""
-    container = sandbox.run("busybox", ["sh", "-c", script], **options)
+def logged(sandbox: Sandbox, command: str | list[str], **options: Unpack[ContainerChanges]) -> str:
+    """Run a script, or a command, as a container's own; return its log. It must succeed."""
+    container = sandbox.run("busybox", ["sh", "-c", command] if isinstance(command, str) else command, **options)
     assert container.wait(60) == 0, container.logs()
     return container.logs()
 
@@ -58,3 +66,11 @@ def host_pid(container: Container) -> int:
         except OSError:   # it has ended meanwhile
             continue
     raise AssertionError(f"no process of {container.name} on the host")
+
+
+def eventually(check: Callable[[], bool], what: str) -> None:
+    """Wait until `check` is true; `what` says in words what has not come true within a minute."""
+    deadline = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.002)

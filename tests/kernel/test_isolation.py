@@ -85,6 +85,13 @@ def test_no_signal_is_blocked_or_ignored(sandbox: Sandbox, init: bool) -> None:
         assert (fields["SigBlk"], fields["SigIgn"]) == ("0" * 16, "0" * 16)
 
 
+@pytest.mark.parametrize("init", [False, True])
+def test_a_command_leads_a_session_of_its_own(sandbox: Sandbox, init: bool) -> None:
+    container = idle(sandbox, init=init)
+    for fields in (status(container, 1), status(container)):
+        assert fields["NSsid"] == fields["Pid"]   # so no terminal can be handed down: see TIOCSCTTY in ioctl_tty(2)
+
+
 # ---------------------------------------------------------------- what the host would give away
 
 
@@ -106,6 +113,26 @@ def test_a_start_after_the_supervisors_sees_no_later_environment_either(sandbox:
     container = idle(sandbox)
     assert sh(container, "tr '\\0' '\\n' < /proc/1/environ | sort").splitlines() == [
         "HOME=/root", "HOSTNAME=busybox", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+
+
+@NEEDS_ROOT
+def test_the_runtimes_own_processes_have_nothing_of_it_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "of-the-host")
+    with Sandbox(name="with a secret") as sandbox:
+        container = idle(sandbox, init=True)
+        ours = {sandbox.session.pid, *children(sandbox.session.pid)}
+        assert host_pid(container) in ours
+        assert len(ours) == 5   # supervisor, network service, forwarder, init, command
+        for pid in ours:
+            names = {row.partition("=")[0] for row in Path(f"/proc/{pid}/environ").read_text().split("\0") if row}
+            assert names <= {"PATH", "LC_ALL", "HOME", "HOSTNAME"}
+        assert os.listdir(f"/proc/{host_pid(container)}/fd") == []   # the init keeps no pipe open
+
+
+def children(pid: int) -> set[int]:
+    """Return the pids of a process's descendants."""
+    own = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return own.union(*map(children, own))
 
 
 @EITHER_IDS
