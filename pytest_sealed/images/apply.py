@@ -12,7 +12,7 @@ from pytest_sealed.images.archive import Caps, read_archive
 from pytest_sealed.images.tree import Tree
 from pytest_sealed.linux.files import syncfs
 
-__all__ = ["main"]
+__all__ = ["explained", "main", "remove"]
 
 
 def main(payload: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
     except BaseException as error:
         remove(target)
         if isinstance(error, OSError):
-            raise _explained(error, target) from error
+            raise explained(error, os.path.dirname(target)) from error
         raise
     return {"entries": count}
 
@@ -55,9 +55,10 @@ def remove(path: str) -> None:
     subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
 
 
-def _explained(error: OSError, target: str) -> Exception:
+def explained(error: OSError, folder: str) -> Exception:
+    """Return what a failure of the file system that holds `folder` means for the user; itself where it means nothing."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"the store's file system is full ({os.path.dirname(target)})",
+        return StoreError(f"the store's file system is full ({folder})",
                           remedy="`sealed images` and `sealed rm NAME` free space; or set SEALED_STORE to another folder")
     if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
         return ImageError(f"the store's file system can't hold an entry: {error}",

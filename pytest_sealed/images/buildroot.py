@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pytest_sealed.errors import HostUnsupported, ImageError
 from pytest_sealed.images.accounts import find_account
-from pytest_sealed.images.apply import remove
+from pytest_sealed.images.apply import explained, remove
 from pytest_sealed.images.archive import read_archive
 from pytest_sealed.images.capture import capture
 from pytest_sealed.images.globs import Matcher
@@ -32,6 +32,18 @@ _KEEP = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31})   # capabilities of a bu
 
 
 def main(payload: dict[str, Any]) -> dict[str, Any]:
+    """Make one layer; see `_make`.
+
+    Raises:
+        StoreError: the store's file system is full.
+    """
+    try:
+        return _make(payload)
+    except OSError as error:
+        raise explained(error, payload["work"]) from error
+
+
+def _make(payload: dict[str, Any]) -> dict[str, Any]:
     """Make one layer.
 
     Payload: work (a folder of the store, ours alone), lowers (topmost first), output (path of the tar to be),

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from pytest_sealed.errors import ImageError
+from pytest_sealed.errors import ImageError, StoreError
 from pytest_sealed.images.accounts import find_account, write_accounts
 from pytest_sealed.images.apt import Apt
 from pytest_sealed.images.debs import unpack_debs
+from pytest_sealed.images.folders import explain
 from pytest_sealed.images.globs import Matcher
 from pytest_sealed.images.image import DEFAULT_PATH, Image, ImageConfig, change_config
 from pytest_sealed.images.inputs import Placed, digest_of, write_files
@@ -128,10 +129,13 @@ class Construction:
                 self.chain = known
                 return
         self._progress.stage(title)
-        with self._store.folders.workspace() as work:
-            written = make(work)
-            self._progress.stage(f"storing {title} ({written.size / 1e6:.0f} MB)")
-            self.chain = self._store.layers.commit(self.chain, written, work)
+        try:
+            with self._store.folders.workspace() as work:
+                written = make(work)
+                self._progress.stage(f"storing {title} ({written.size / 1e6:.0f} MB)")
+                self.chain = self._store.layers.commit(self.chain, written, work)
+        except OSError as error:
+            raise explain(error, self._store.root) from error
         fresh = record.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps({"diff_ids": self.chain.diff_ids}))
         os.replace(fresh, record)
@@ -147,6 +151,8 @@ class Construction:
         fds = [os.open(files, os.O_RDONLY | os.O_CLOEXEC)] if files else []
         try:
             found = run_inside("pytest_sealed.images.buildroot", payload, fds=fds, ids=self._store.folders.ids)
+        except StoreError:
+            raise
         except ImageError as error:
             raise self._recipe.error((*key, "run"), error.message, remedy=error.remedy) from error
         finally:

@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
+from pytest_sealed.images.layerfile import epoch
 from pytest_sealed.images.lowers import OPAQUE, hide, make_opaque, visible
 from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
@@ -223,8 +224,7 @@ class Tree:
                 os.fchmod(fd, 0o755)
         finally:
             os.close(fd)
-        if below is not None:
-            self._mtimes.setdefault(path, below.st_mtime)
+        self._mtimes.setdefault(path, below.st_mtime if below is not None else epoch())
 
     def _attributes(self, fd: int, like: os.stat_result) -> None:
         if self._shift is not None:
