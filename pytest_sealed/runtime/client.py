@@ -93,7 +93,7 @@ class Session:
         (self.run_dir / "logs").mkdir()
         facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": time.time()}
         (self.run_dir / "session.json").write_text(json.dumps(facts))
-        self._ends.callback(remove_session, self.hierarchy, self.name)
+        self._ends.callback(_remove_cgroups, self.hierarchy, self.name)
         own = pidfd_open(os.getpid())
         config = {"session": self.name, "run_dir": str(self.run_dir), "disk": str(self.disk), "ids": self.ids.to_json(),
                   "hierarchy": self.hierarchy.to_json(), "site": _site()}
@@ -246,6 +246,13 @@ def _site() -> str:
     if spec is None or not spec.submodule_search_locations:
         raise InternalError("pyroute2 is not installed", remedy="pip install pyroute2")
     return os.path.dirname(next(iter(spec.submodule_search_locations)))
+
+
+def _remove_cgroups(hierarchy: Hierarchy, session: str) -> None:
+    """Remove the session's cgroups, once the kernel has ended what was in them."""
+    deadline = time.monotonic() + _END
+    while not remove_session(hierarchy, session) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _remove_disk(path: Path, ids: IdMap) -> None:
