@@ -36,6 +36,7 @@ class Server:
         self.socket = host.hubs[hub].server()
         self.port: int = self.socket.getsockname()[1]
         self._serve = serve
+        self._closing = False
         self._resets = resets         # are part of the test
         self._threads: list[threading.Thread] = []
         self.errors: list[BaseException] = []
@@ -55,7 +56,9 @@ class Server:
         while True:
             try:
                 connection, _ = self.socket.accept()
-            except OSError:
+            except OSError as error:
+                if not self._closing:
+                    self.errors.append(error)
                 return
             connection.settimeout(TIMEOUT)
             self.connections.append(connection)
@@ -72,6 +75,7 @@ class Server:
             self.errors.append(error)
 
     def __exit__(self, *_: object) -> None:
+        self._closing = True
         self.socket.shutdown(socket.SHUT_RDWR)     # wakes accept()
         self.socket.close()
         self._host.close_clients()
@@ -347,6 +351,16 @@ def test_a_dropped_container_leaves_no_descriptor(host: ForwarderHost, tmp_path:
 # Many at once
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Both ends of each connection are this process's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
 def test_500_connections_at_once_are_served(host: ForwarderHost) -> None:
     with Server(host, echo) as server:
         address = host.listen("c", server.port)
