@@ -63,8 +63,9 @@ class _Shared:
     def session(self) -> Session:
         with self._lock:
             if self._session is None:
-                if platform.system() != "Linux":
-                    raise HostUnsupported(f"containers need a Linux kernel, and this is {platform.system()}",
+                system = platform.system()
+                if system != "Linux":
+                    raise HostUnsupported(f"containers need a Linux kernel, and this is {'macOS' if system == 'Darwin' else system}",
                                           remedy="run the tests in a Linux virtual machine or on a Linux CI runner")
                 from pytest_sealed.runtime.sweep import sweep
                 sweep()
