@@ -165,15 +165,18 @@ def _become_supervisor(channel: Channel, request: dict[str, Any], fds: list[int]
 
     The exec matters: the new program's image is mapped through the read-only mounts.
     """
+    prepared, report = os.pipe()
     child = os.fork()
     if child:
-        pidfd = process.pidfd_open(child)
-        channel.send({"pid": child}, [pidfd])
+        os.close(report)
+        if os.read(prepared, 1):   # else the child has said on the channel what failed
+            channel.send({"pid": child}, [process.pidfd_open(child)])
         os._exit(0)
     try:
         step("mount the session's /proc")
         _mount_proc()
         os.setsid()
+        os.write(report, b"x")
         for fd in (channel.fileno(), *fds):
             os.set_inheritable(fd, True)
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")

@@ -37,7 +37,7 @@ def in_a_host_of_its_own(prepare: str, tmp_path: Path) -> str:
         os.dup2(out_write, 1)
         os.dup2(out_write, 2)
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "SEALED_STORE": str(tmp_path / "store")}
-        os.execve("/bin/sh", ["sh", "-c", f'{prepare} && exec "$0" -c "$1"', sys.executable, START], environment)
+        os.execve("/bin/sh", ["sh", "-c", f'{prepare} && exec "$0" -c "$1"', sys.executable, START], environment)  # noqa: S606
     os.read(ready_read, 1)
     Path(f"/proc/{child}/setgroups").write_text("deny")
     for name, own in (("uid_map", os.getuid()), ("gid_map", os.getgid())):
