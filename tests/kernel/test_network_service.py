@@ -253,6 +253,23 @@ def test_the_resolver_survives_whatever_is_sent_to_it(session: NetworkSession) -
     assert session.attach("shop", "b").address == "10.89.0.3"
 
 
+def test_of_too_many_tcp_connections_to_the_resolver_the_oldest_give_way(session: NetworkSession) -> None:
+    session.create("shop")
+    a = session.attach("shop", "a", ("web",))
+    packet = struct.pack(">H", len(query("web"))) + query("web")
+    crowd = [a.socket() for _ in range(12)]
+    try:
+        for asking in crowd:
+            asking.connect((GATEWAY, 53))
+        assert [asking.recv(1) for asking in crowd[:4]] == [b""] * 4
+        for asking in crowd[4:]:   # not ended by their own time limit, then, for that is the same for all
+            asking.sendall(packet)
+            assert asking.recv(512).endswith(socket.inet_aton("10.89.0.2"))
+    finally:
+        for asking in crowd:
+            asking.close()
+
+
 def test_a_detached_container_is_gone_at_once_though_its_namespace_lives(session: NetworkSession) -> None:
     session.create("shop")
     a, b = session.attach("shop", "a"), session.attach("shop", "b", ("db",))
