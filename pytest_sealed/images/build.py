@@ -44,9 +44,9 @@ class Builder:
         """
         if recipe.name in self._done:
             return self._done[recipe.name]
-        start = time.monotonic()
         self.store.folders.make()
         parent = self._parent(recipe, ())
+        start = time.monotonic()
         key, files = self._key(recipe, parent)
         image = None if self._fresh else self._current(recipe, key)
         built = image is None

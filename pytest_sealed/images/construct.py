@@ -179,7 +179,7 @@ class Construction:
 
 
 def _describe(step: Step) -> str:
-    parts = [f"{len(step.files)} files"] if step.files else []
+    parts = [f"{len(step.files)} file{'s' if len(step.files) > 1 else ''}"] if step.files else []
     parts += [" ".join(command)[:50] for command in step.run[:1]] + (["…"] if len(step.run) > 1 else [])
     return ", ".join(parts) or "removing files"
 
