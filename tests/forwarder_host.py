@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -124,6 +125,15 @@ class ForwarderHost:
             except FileNotFoundError:
                 pass
         return found
+
+    def comes_to_rest(self) -> bool:
+        """Tell whether the service soon waits for something; one that spins never does."""
+        until = time.monotonic() + TIMEOUT
+        while time.monotonic() < until:
+            with open(f"/proc/{self.process.pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "S":
+                    return True
+        return False
 
     def complaints(self) -> str:
         """Return what the service has written to stderr since the last call: each exception that it survived."""

@@ -138,22 +138,40 @@ def test_connecting_takes_little_longer(bench: Bench) -> None:
     assert b < 20 * a
 
 
+def resident(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of memory that a process holds."""
+    with open(f"/proc/{process.pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_thousand_clients_that_do_not_read_cost_bounded_memory(bench: Bench) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    bench.host.ask("traffic", container="bench")
+    before = resident(bench.host.process)
+    clients = [bench.forwarded() for _ in range(1000)]
+    for client in clients:
+        client.sendall(b"s%019d" % STREAM)
+    moved = -1
+    while moved != (moved := bench.host.ask("traffic", container="bench")["bytes"]):
+        time.sleep(1)                 # until all are stuck
+    used = resident(bench.host.process) - before
+    print(f"\nforwarder, 1,000 clients that don't read: {used / 1000:,.0f} bytes each")
+    assert used < 40 << 20
+
+
 def test_a_thousand_idle_connections_cost_little_memory_and_no_time(bench: Bench) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
 
-    def resident() -> int:
-        with open(f"/proc/{bench.host.process.pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
     bench.host.ask("traffic", container="bench")
-    before = resident()
+    before = resident(bench.host.process)
     clients = [bench.forwarded() for _ in range(1000)]
     for client in clients:
         client.sendall(b"ex")
     for client in clients:
         assert client.recv(1) == b"x"
-    used, cpu = resident() - before, bench.cpu_seconds()
+    used, cpu = resident(bench.host.process) - before, bench.cpu_seconds()
     trips = round_trips(bench.forwarded())
     time.sleep(1)
     print(f"\nforwarder, 1,000 idle connections: {used / 1000:,.0f} bytes each, {bench.cpu_seconds() - cpu:.2f} s of CPU in a second "

@@ -469,6 +469,22 @@ def test_a_bad_request_gets_an_error_and_ends_nothing(host: ForwarderHost) -> No
     os.close(write_end)
 
 
+def test_a_listener_that_does_not_listen_is_refused_and_one_that_stops_costs_nothing(host: ForwarderHost) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        host.channel.send({"id": 7, "op": "listen", "container": "c", "port": 1}, [listening.fileno()])
+        received = host.channel.receive()
+        assert received is not None
+        assert "does not listen" in received[0]["error"]
+        listening.listen()
+        host.ask("listen", (listening.fileno(),), container="c", port=1)
+        with pytest.raises(ConnectionResetError):
+            host.connect(listening.getsockname()).recv(1)
+        listening.shutdown(socket.SHUT_RDWR)       # the service's copy is the same socket
+        host.ask("traffic", container="c")
+        assert host.comes_to_rest()
+
+
 # Logs
 
 

@@ -89,6 +89,13 @@ class Acceptor:
         self._highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
 
     def add(self, listener: Listener) -> None:
+        """Begin to accept.
+
+        Raises:
+            ValueError: the socket doesn't listen.
+        """
+        if not listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("a socket that does not listen")
         listener.socket.setblocking(False)
         self._listeners[listener.socket.fileno()] = listener
         if not self._paused:
@@ -117,6 +124,9 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _SHORTAGE:
                     self._pause()
+                    return
+                if error.errno == errno.EINVAL:     # shut down by someone who shares it: it would be "ready" for ever
+                    self._loop.forget(listener.socket.fileno())
                     return
                 continue               # the client is gone already (ECONNABORTED and others, see accept(2))
             client.setblocking(False)

@@ -125,14 +125,14 @@ class Service:
 
     def _listen(self, name: str, message: Message, fds: list[int]) -> Message:
         port = int(message["port"])
-        container = self._container(name)
         listening = socket.socket(fileno=fds[0])
         del fds[0]
+        container = self._container(name)
         if fds and message.get("address"):
             self._place(container, str(message["address"]), fds.pop(0))
         listener = Listener(container, port, listening)
-        container.listeners.append(listener)
         self._acceptor.add(listener)
+        container.listeners.append(listener)
         return {}
 
     def _up(self, name: str, message: Message, fds: list[int]) -> Message:
