@@ -212,6 +212,7 @@ def _become(argv: list[str], merged: str, user: tuple[int, int], env: dict[str, 
         os.setresgid(first[1], first[1], first[1])
         os.setresuid(first[0], first[0], first[0])
         process.set_parent_death_signal(signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)   # the worker ignores it
         process.sethostname("build")
         mounts.mount(None, "/", None, mounts.MS_PRIVATE | mounts.MS_REC)
         # the inherited mount is locked, so no pivot_root to it: bind it, and go to the new one on top by its path's last part

@@ -63,6 +63,7 @@ def _become(argv: list[str], out: int, log: int, ready: int) -> NoReturn:
         if os.read(ready, 1) != b"x":
             os._exit(125)
         process.set_parent_death_signal(signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)   # the worker ignores it
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         os.setgroups([])

@@ -189,6 +189,7 @@ def _become_supervisor(channel: Channel, request: dict[str, Any], fds: list[int]
 
 def _become_worker(channel: Channel, request: dict[str, Any], fds: list[int]) -> None:
     """Run a module's main() in a forked PID 1, and end it when the channel's other end goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C reaches the whole terminal: whoever asked for the work ends it
     child = os.fork()
     if child == 0:
         try:
