@@ -1,0 +1,175 @@
+"""What is mounted and written below the root, and what is hidden there."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pytest_sealed.linux import files, mounts
+from pytest_sealed.runtime.operations.base import Context, Operation
+from pytest_sealed.runtime.user import resolve_user
+
+__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "Written"]
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+
+
+class Kernel(Operation):
+    """Mount a kernel file system on a top directory that is really one: `/proc`, `/sys` or `/dev`, no link."""
+
+    __slots__ = ("data", "flags", "fstype", "target")
+    data: str
+    flags: int
+    fstype: str
+    target: str
+
+    def apply(self, context: Context) -> None:
+        name = self.target.strip("/")
+        try:
+            fd = files.openat2(context.root_fd, name, _DIRECTORY | os.O_NOFOLLOW,
+                               resolve=files.RESOLVE_IN_ROOT | files.RESOLVE_NO_SYMLINKS)
+        except FileNotFoundError:
+            fd = context.directory(self.target)
+        context.mount_on(fd, self.fstype, self.fstype, self.flags, self.data or None)
+
+
+class Devices(Operation):
+    """Fill /dev: the host's harmless nodes by bind mounts, and the customary links."""
+
+    __slots__ = ()
+
+    def apply(self, context: Context) -> None:
+        context.null_fd = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        facts = os.fstat(context.null_fd)
+        if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != os.makedev(1, 3):
+            raise OSError(22, "the host's /dev/null is not the null device")
+        dev = context.resolve("/dev", _DIRECTORY)
+        try:
+            below = f"/proc/self/fd/{dev}"
+            for node in ("null", "zero", "full", "random", "urandom", "tty"):
+                os.close(os.open(f"{below}/{node}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+                mounts.mount(f"/dev/{node}", f"{below}/{node}", None, mounts.MS_BIND)
+            for link, leads in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+                                ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")):
+                os.symlink(leads, f"{below}/{link}")
+            for folder in ("pts", "shm", "mqueue"):
+                os.mkdir(f"{below}/{folder}", 0o755)
+        finally:
+            os.close(dev)
+
+
+class Mounted(Operation):
+    """Mount a file system on a directory of the container, made if missing."""
+
+    __slots__ = ("data", "flags", "fstype", "target")
+    data: str
+    flags: int
+    fstype: str
+    target: str
+
+    def apply(self, context: Context) -> None:
+        context.mount_on(context.directory(self.target), self.fstype, self.fstype, self.flags, self.data or None)
+
+
+class Tmpfs(Operation):
+    """An empty file system in memory, owned by a user of the container."""
+
+    __slots__ = ("mode", "size", "target", "user")
+    mode: int
+    size: int
+    target: str
+    user: str
+
+    def apply(self, context: Context) -> None:
+        ids = context.ids
+        account = resolve_user(self.user, root_fd=context.root_fd, count=65536 if ids.single else ids.count)
+        owner = f"uid={ids.outer(account.uid)},gid={ids.outer(account.gid)}"
+        context.mount_on(context.directory(self.target), "tmpfs", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV,
+                         f"size={self.size},mode={self.mode:o},{owner}")
+
+
+class Bound(Operation):
+    """Bind a file or directory of the session into the container."""
+
+    __slots__ = ("read_only", "source", "target")
+    read_only: bool
+    source: str
+    target: str
+
+    def apply(self, context: Context) -> None:
+        tree = mounts.open_tree(self.source)
+        flags = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | (mounts.MOUNT_ATTR_RDONLY if self.read_only else 0)
+        mounts.mount_setattr("", set=flags, clear=0 if self.read_only else mounts.MOUNT_ATTR_RDONLY, dir_fd=tree)
+        directory = os.path.isdir(self.source)
+        target = context.directory(self.target) if directory else context.file(self.target)
+        try:
+            mounts.move_mount(tree, target)
+        finally:
+            os.close(target)
+            os.close(tree)
+
+
+class Attached(Operation):
+    """Attach a detached mount that was handed in as a descriptor: a host folder, its ids mapped."""
+
+    __slots__ = ("fd", "source", "target")
+    fd: int
+    source: str
+    target: str
+
+    def apply(self, context: Context) -> None:
+        directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
+        target = context.directory(self.target) if directory else context.file(self.target)
+        try:
+            mounts.move_mount(context.kept.get(self.target, self.fd), target)
+        finally:
+            os.close(target)
+
+
+class Written(Operation):
+    """Write a small file of the container's root."""
+
+    __slots__ = ("data", "path")
+    data: str
+    path: str
+
+    def apply(self, context: Context) -> None:
+        context.write(self.path, self.data.encode())
+
+
+class Masked(Operation):
+    """Hide a path that tells or does too much: files behind /dev/null, directories behind an empty one."""
+
+    __slots__ = ("path",)
+    path: str
+
+    def apply(self, context: Context) -> None:
+        try:
+            fd = context.resolve(self.path)
+        except FileNotFoundError:
+            return   # not in every kernel
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            context.mount_on(fd, "tmpfs", "tmpfs", _SAFE | mounts.MS_RDONLY, "size=0,nr_inodes=1")
+        else:
+            context.mount_on(fd, f"/proc/self/fd/{context.null_fd}", None, mounts.MS_BIND)
+
+
+class ReadOnly(Operation):
+    """Bind a path onto itself, read-only."""
+
+    __slots__ = ("path",)
+    path: str
+
+    def apply(self, context: Context) -> None:
+        try:
+            fd = context.resolve(self.path)
+        except FileNotFoundError:
+            return
+        try:
+            tree = mounts.open_tree("", dir_fd=fd, recursive=True)
+            mounts.mount_setattr("", set=mounts.MOUNT_ATTR_RDONLY, dir_fd=tree, recursive=True)
+            mounts.move_mount(tree, fd)
+            os.close(tree)
+        finally:
+            os.close(fd)
