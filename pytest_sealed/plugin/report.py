@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from typing import TYPE_CHECKING, Any, final
 
 import pytest
@@ -46,15 +47,24 @@ def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) ->
     """Cut this package's frames out of the traceback of an error that is meant for users: its text says it all."""
     if not _for_users(excinfo) or config.getoption("fulltrace", False):
         return
-    ours = [entry for entry in excinfo.traceback if str(entry.path).startswith(_PACKAGE)]
-    if all(str(entry.path).startswith((_PACKAGE, *_PYTEST)) for entry in excinfo.traceback):
+    if not any(_is_ours(entry.frame.code.path) for entry in excinfo.traceback):
+        return
+    if all(_is_ours(entry.path) or str(entry.path).startswith(_PYTEST) for entry in excinfo.traceback):
         excinfo.traceback = excinfo.traceback.filter(lambda entry: False)
-    for entry in ours:   # pytest looks for this name in a frame's globals too
-        entry.frame.f_globals.setdefault("__tracebackhide__", _for_users)
+    error: BaseException | None = excinfo.value
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if _is_ours(frame.f_code.co_filename):
+                frame.f_globals.setdefault("__tracebackhide__", _for_users)   # pytest looks there too
+        error = error.__cause__
 
 
-def _for_users(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
-    return isinstance(excinfo.value, SealedError) and not isinstance(excinfo.value, InternalError)
+def _for_users(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    return excinfo is not None and isinstance(excinfo.value, (SealedError, OSError)) and not isinstance(excinfo.value, InternalError)
+
+
+def _is_ours(path: object) -> bool:
+    return str(path).startswith(_PACKAGE)
 
 
 def _describe(container: Container, since: int) -> str:

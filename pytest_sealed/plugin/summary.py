@@ -35,13 +35,12 @@ _MODES = {"root": "as root", "subids": "rootless", "single": "rootless with a si
 
 def summarize(terminal: pytest.TerminalReporter, figures: Figures) -> None:
     """Write how many containers were started, how fast, and what is still there; nothing in a run without containers."""
-    if not figures.starts and not figures.left:
+    if not figures.started and not figures.left:
         return
     if terminal.verbosity >= 0 or figures.left:
-        count = len(figures.starts)
-        started = f"{count} container{'s' * (count != 1)} started"
-        if count:
-            started += f", median start {median(figures.starts) * 1000:.0f} ms"
+        started = f"{figures.started} container{'s' * (figures.started != 1)} started"
+        if figures.seconds:
+            started += f", median start {median(figures.seconds) * 1000:.0f} ms"
         terminal.write_line(f"sealed: {started}; {'left behind:' if figures.left else 'nothing left behind'}", yellow=bool(figures.left))
-        for line in figures.left:
-            terminal.write_line(f"  {line}  (`sealed sweep` removes it)", yellow=True)
+        for line in [*figures.left, "remedy: sealed sweep"] if figures.left else ():
+            terminal.write_line(f"  {line}", yellow=True)

@@ -173,7 +173,7 @@ class Session:
         if self._closed:
             return errors.ContainerNotStarted("this sandbox is closed, and its containers are gone",
                                               remedy="use it within its `with` block or fixture")
-        if readable_fd(self._pidfd, 0):
+        if readable_fd(self._pidfd, 1.0):   # its socket closes before it is dead
             return ContainerFailed("the supervisor of this session was killed, and all its containers with it",
                                    remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
         log = self.run_dir / "supervisor.log"

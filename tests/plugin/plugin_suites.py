@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 PRELUDE = r'''
 import pytest
@@ -14,7 +17,7 @@ def box(**options):
 
 def say(text, then="sleep 1000", **options):
     """Something that logs a line."""
-    return image("busybox", command=["sh", "-c", f"echo {text}; {then}"], **{"wait": log(text), **options})
+    return image("busybox", command=["sh", "-c", f"echo '{text}'; {then}"], **{"wait": log(text), **options})
 
 def reach(container, name):
     """Return the name that the web server answers which `container` reaches as `name`, else the error."""

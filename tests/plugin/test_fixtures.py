@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
 from plugin_suites import PRELUDE, run, started
+
+if TYPE_CHECKING:
+    import pytest
 
 # ---------------------------------------------------------------- forms
 
