@@ -23,14 +23,14 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
     """Try the seeds; return how many were compared, and the differences."""
     compared, failures = 0, []
     for seed in range(*payload["seeds"]):
-        result = _try(seed, f"{payload['folder']}/{seed}", payload.get("upper", False))
+        result = _try(seed, f"{payload['folder']}/{seed}", None if payload["ids"]["mode"] == "single" else 1)
         compared += result is not None
         if result:
             failures.append(f"seed {seed}: {result}")
     return {"compared": compared, "failures": failures}
 
 
-def _try(seed: int, folder: str, with_upper: bool) -> str | None:
+def _try(seed: int, folder: str, shift: int | None) -> str | None:
     chance, model, lowers, all_rows = random.Random(seed), {}, [], []  # noqa: S311  (the same each time)
     os.mkdir(folder)
     try:
@@ -40,7 +40,7 @@ def _try(seed: int, folder: str, with_upper: bool) -> str | None:
             path = f"{folder}/{number}"
             os.mkdir(path)
             try:
-                _apply(path, lowers, rows)
+                _apply(path, lowers, rows, shift)
             except ImageError:
                 return None   # a file in the way: refused, rightly
             model = _expected(model, rows)
@@ -56,7 +56,7 @@ def _row(chance: random.Random) -> tuple[str, str]:
     return chance.choice(("dir", "file", "file", "link", "whiteout", "whiteout", "opaque")), path
 
 
-def _apply(path: str, lowers: list[str], rows: list[tuple[str, str]]) -> None:
+def _apply(path: str, lowers: list[str], rows: list[tuple[str, str]], shift: int | None) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for number, (kind, name) in enumerate(rows):
@@ -72,7 +72,7 @@ def _apply(path: str, lowers: list[str], rows: list[tuple[str, str]]) -> None:
     os.lseek(archive, 0, os.SEEK_SET)
     fds = [os.open(one, os.O_RDONLY | os.O_DIRECTORY) for one in (path, *lowers)]
     try:
-        tree = Tree(fds[0], fds[1:], 1)
+        tree = Tree(fds[0], fds[1:], shift)
         for entry in read_archive(archive, highest_id=1000):
             tree.add(entry)
         tree.close()
