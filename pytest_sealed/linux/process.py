@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 from pytest_sealed.linux.libc import check, libc, syscall
@@ -12,6 +13,7 @@ __all__ = [
     "clear_ambient",
     "close_range",
     "drop_bounding",
+    "join_session_keyring",
     "pidfd_open",
     "pidfd_send_signal",
     "reset_reserved_signals",
@@ -37,6 +39,7 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLOSE_RANGE_CLOEXEC = 4
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
 def _prctl(name: str, option: int, *arguments: int) -> int:
@@ -119,6 +122,21 @@ def capset(effective: frozenset[int], permitted: frozenset[int]) -> None:
     (e0, e1), (p0, p1) = halves(effective), halves(permitted)
     data = _CapData(e0, p0, 0, e1, p1, 0)
     syscall("capset", _CapHeader(_CAPABILITY_VERSION_3, 0), data)
+
+
+def join_session_keyring() -> None:
+    """Leave the session keyring, which fork and execve hand on, for a new and empty one. See keyctl(2), session-keyring(7).
+
+    A kernel without keyrings, or a seccomp filter that denies them to us and to what we start, is as good.
+
+    Raises:
+        OSError: EDQUOT: the account has as many keys as it may.
+    """
+    try:
+        syscall("keyctl", _KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            raise
 
 
 def close_range(first: int, last: int = 0x7FFFFFFF, *, cloexec: bool = False) -> None:

@@ -140,6 +140,8 @@ def main() -> None:
 def _enter(request: dict[str, Any]) -> None:
     ids = IdMap.from_json(request["ids"])
     os.umask(0o077)
+    step("leave the host's keyring")   # who holds it can use the keys in it, whatever the user namespace
+    process.join_session_keyring()
     step("make a user namespace")
     enter_user_namespace(ids)
     step("make the session's namespaces")

@@ -91,6 +91,9 @@ def translate(error: dict[str, Any], who: str) -> SealedError:
     step, code, text = error.get("step", "start"), error.get("errno", 0), error.get("text", "it ended without a word")
     if step == "make a user namespace":
         return HostUnsupported(f"this host lets this account make no user namespace: {text}", remedy=_user_namespace_remedy(code))
+    if step == "leave the host's keyring":
+        return HostUnsupported(f"a keyring for the session could not be made: {text}",
+                               remedy="sudo sysctl -w kernel.keys.maxkeys=2000; /proc/key-users shows how many keys there are")
     if step == "write the id maps":
         return HostUnsupported(f"ids could not be mapped into a user namespace: {text}", remedy=(
             "check this account's rows in /etc/subuid and /etc/subgid, and that newuidmap is setuid root (`apt install uidmap`); "

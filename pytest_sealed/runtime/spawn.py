@@ -111,6 +111,10 @@ def _reset() -> None:
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
     os.umask(0)
+    try:
+        process.join_session_keyring()   # so that containers share no keys
+    except OSError:
+        pass   # as many keys as the account may have: the session's own keyring, an empty one, has to do
 
 
 def forbid_imports() -> None:
