@@ -34,10 +34,15 @@ class Package:
 
 @final
 class Apt:
-    """A Debian release as this host's apt sees it; package lists and .debs are kept in `root`."""
+    """A Debian release as this host's apt sees it; package lists and .debs are kept in `root`.
 
-    def __init__(self, root: str, suite: str, say: Callable[[str], None] = lambda _text: None) -> None:
-        self.suite, self.say = suite, say
+    Args:
+        say: is told what is being fetched.
+        fresh: fetch the package lists anew, however old they are.
+    """
+
+    def __init__(self, root: str, suite: str, say: Callable[[str], None] = lambda _text: None, *, fresh: bool = False) -> None:
+        self.suite, self.say, self._fresh = suite, say, fresh
         try:
             self.architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError) as error:
@@ -55,7 +60,7 @@ class Apt:
         os.makedirs(self.root, exist_ok=True)
         with FileLock(f"{self.root}/lock"):
             self._configure(omit)
-            self._update(force=False)
+            self._update(force=self._fresh)
             try:
                 return self._download(packages)
             except ImageError as first:

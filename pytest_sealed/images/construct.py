@@ -59,7 +59,8 @@ class Construction:
     def _debian(self, work: Path) -> WrittenLayer:
         recipe, base = self._recipe, self._recipe.base
         exclude = Matcher(base.exclude)
-        packages = Apt(str(self._store.folders.cache / "debian"), base.debian, self._progress.stage).fetch(base.packages, base.omit)
+        apt = Apt(str(self._store.folders.cache / "debian"), base.debian, self._progress.stage, fresh=self._fresh)
+        packages = apt.fetch(base.packages, base.omit)
         if base.install == "configure":
             from pytest_sealed.images.configure import configured_base
             self._progress.stage(f"configuring {len(packages)} packages (mmdebstrap)")
