@@ -10,6 +10,7 @@ from cgroup_host import ALL, MIB, Host, new_group, text_of
 
 from pytest_sealed.errors import InternalError, LimitUnavailable
 from pytest_sealed.runtime.cgroups import Group, Hierarchy, Refusal, leftovers, remove_session
+from pytest_sealed.runtime.cgroups.freezer import FreezerV1
 
 
 @pytest.fixture
@@ -56,6 +57,20 @@ def test_a_directory_that_cannot_go_is_false_and_the_others_go(v1: Hierarchy) ->
     Path(group.directories["memory"], "file").write_text("")    # ENOTEMPTY, as EBUSY in a cgroup
     assert group.remove() is False
     assert [name for name, directory in group.directories.items() if os.path.exists(directory)] == ["memory"]
+
+
+def test_a_directory_that_goes_while_its_session_is_removed_is_no_error(v1: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [Group.create(v1, "s1", name, {}) for name in ("a", "b")]
+    for group in groups:
+        Path(group.directories["freezer"], "file").write_text("")    # a directory that can't go, as if it held a process
+    killed: list[str] = []
+
+    def gone(_self: object, directory: str) -> None:
+        killed.append(os.path.basename(directory))
+        raise FileNotFoundError(directory)
+    monkeypatch.setattr(FreezerV1, "kill", gone)
+    assert remove_session(v1, "s1") is False
+    assert killed == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", ".hidden", "ü"])

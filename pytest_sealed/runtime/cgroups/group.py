@@ -232,7 +232,10 @@ def remove_session(hierarchy: Hierarchy, session: str, *, kill: bool = True) -> 
     freezer = next(controller for controller in hierarchy.controllers if isinstance(controller, Freezer))
     top = f"{hierarchy.bases.get('freezer', '')}/{_session_name(session)}"
     for name in children(top):
-        freezer.kill(f"{top}/{name}")
+        try:
+            freezer.kill(f"{top}/{name}")
+        except FileNotFoundError:   # its supervisor, or another sweep, has removed it meanwhile
+            continue
     return _remove_all(tops)
 
 
