@@ -8,13 +8,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import final
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, final
 
 from pytest_sealed.errors import StoreError
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.launch import run_inside
+
+if TYPE_CHECKING:   # 15 ms: it is imported where a lock is taken, and every pytest run's header line reads default_root()
+    from filelock import FileLock
 
 __all__ = ["Folders", "default_root", "explain"]
 
@@ -115,6 +116,7 @@ class Folders:
     def workspace(self) -> Iterator[Path]:
         """Yield a fresh folder below tmp. It is removed at the end, or by the next `sweep` if this process is killed."""
         folder = self.tmp / uuid.uuid4().hex
+        from filelock import FileLock
         lock = FileLock(f"{folder}.lock", is_singleton=False)
         with self._tmp_lock():   # a sweep sees a folder with its lock held, or neither
             lock.acquire()
@@ -138,6 +140,7 @@ class Folders:
 
     def sweep(self) -> list[str]:
         """Remove what killed processes have left below tmp; return the names."""
+        from filelock import FileLock, Timeout
         swept = []
         with self._tmp_lock():
             for name in sorted({path.name.removesuffix(".lock") for path in self.tmp.iterdir()}):
@@ -156,4 +159,5 @@ class Folders:
         return swept
 
     def _tmp_lock(self) -> FileLock:
+        from filelock import FileLock
         return FileLock(str(self.locks / "tmp"), is_singleton=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from statistics import median
 from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import SealedError
@@ -40,6 +39,7 @@ def summarize(terminal: pytest.TerminalReporter, figures: Figures) -> None:
     if terminal.verbosity >= 0 or figures.left:
         started = f"{figures.started} container{'s' * (figures.started != 1)} started"
         if figures.seconds:
+            from statistics import median
             started += f", median start {median(figures.seconds) * 1000:.0f} ms"
         terminal.write_line(f"sealed: {started}; {'left behind:' if figures.left else 'nothing left behind'}", yellow=bool(figures.left))
         for line in [*figures.left, "remedy: sealed sweep"] if figures.left else ():
