@@ -26,7 +26,7 @@ lint:   ## style, types, import directions, documentation
 
 bench:  ## measurements, side by side with bubblewrap (and with Docker where it is installed)
 	@.ci/setup bench
-	$(PYTEST) tests/bench -s -p no:randomly
+	$(PYTEST) tests/bench -s
 
 docs:   ## check every example and every link of the documentation
 	@.ci/setup lint
