@@ -163,8 +163,12 @@ class Containers:
             return   # else its end, which follows at once, tells
         message, fds = received
         if "map" in message:
-            self._write_maps(record, *message["map"])
-            sync.send({"mapped": True})
+            try:
+                self._write_maps(record, *message["map"])
+                sync.send({"mapped": True})
+            except OSError as error:   # it was killed meanwhile; else it would wait for ever. Its end tells
+                record.failure = record.failure or {"kind": "", "text": f"it ended, or its ids could not be mapped: {error}"}
+                self._kill(record)
         elif "terminal" in message:
             record.terminal = fds[0]
         elif "exec" in message:
@@ -317,7 +321,10 @@ class Containers:
             process.pidfd_send_signal(record.pidfd, number)
 
     def _kill(self, record: ContainerRecord) -> None:
-        process.pidfd_send_signal(record.pidfd, signal.SIGKILL)
+        try:
+            process.pidfd_send_signal(record.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return   # it has ended, and its status was taken just now
         if record.state == "paused" and record.group is not None:
             record.group.thaw()   # a frozen process of cgroup v1 doesn't die
 
@@ -370,7 +377,11 @@ def _write(path: str, text: str) -> None:
 
 def _in_child(work: Callable[[], None]) -> None:
     """Do slow file work in a forked child; the loop reaps it."""
-    if os.fork() == 0:
+    try:
+        child = os.fork()
+    except OSError:
+        return   # no process or memory is free: the session's end removes what is left
+    if child == 0:
         try:
             work()
         finally:
