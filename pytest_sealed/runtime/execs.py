@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Execs"]
 
-_MOST_EARLY = 256   # ends that came before the message that says whose they are
-
 
 class Execs:
     """Commands beside a container's PID 1, by their pid."""
@@ -32,6 +30,8 @@ class Execs:
         self._s = supervisor
         self._pids: dict[int, ExecRecord] = {}
         self._early: dict[int, int] = {}
+        """Ends that came before the message that says whose they are; kept only while such a message is due: pids come again."""
+        self._nameless: set[ExecRecord] = set()
 
     def run(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
         """Start a command. On `reply`: {"started": …} or {"error": …}, later {"exited": …}; closing it kills the command.
@@ -53,6 +53,7 @@ class Execs:
             os.close(fd)
         fds.clear()
         execution = ExecRecord(record, reply)
+        self._nameless.add(execution)
         self._s.loop.watch(ours.fileno(), lambda: self._progress(execution, ours))
         self._s.loop.watch(reply.fileno(), lambda: self._hung_up(execution))
 
@@ -64,6 +65,7 @@ class Execs:
         if received is None:
             self._s.loop.unwatch(sync.fileno())
             sync.close()
+            self._named(execution)
             execution.started = True
             if execution.failure is None and execution.pid:
                 self._tell(execution, {"started": {"pid": execution.pid}}, [execution.terminal] if execution.terminal >= 0 else [])
@@ -77,18 +79,25 @@ class Execs:
             execution.status = self._early.pop(execution.pid, None)
             if execution.status is None:
                 self._pids[execution.pid] = execution
+            self._named(execution)
+            if execution.channel.socket.fileno() < 0:
+                self._kill(execution)
         elif "terminal" in message:
             execution.terminal = fds[0]
         elif "error" in message:
             execution.failure = message["error"]
 
+    def _named(self, execution: ExecRecord) -> None:
+        self._nameless.discard(execution)
+        if not self._nameless:
+            self._early.clear()
+
     def ended(self, pid: int, status: int) -> None:
         """Note the end of a child that is no container's PID 1."""
         execution = self._pids.pop(pid, None)
         if execution is None:
-            self._early[pid] = status
-            while len(self._early) > _MOST_EARLY:
-                self._early.pop(next(iter(self._early)))
+            if self._nameless:
+                self._early[pid] = status
             return
         execution.status = status
         self._finish(execution)
@@ -116,11 +125,18 @@ class Execs:
             pass   # the caller has gone
 
     def _hung_up(self, execution: ExecRecord) -> None:
-        """The caller gave up: end the command. It is our child, so its pid can't be another's."""
+        """The caller gave up: end the command, now or as soon as its pid is known."""
         self._s.loop.unwatch(execution.channel.fileno())
         execution.channel.close()
-        if execution.pid in self._pids:
-            os.kill(execution.pid, signal.SIGKILL)
+        self._kill(execution)
+
+    def _kill(self, execution: ExecRecord) -> None:
+        if execution.pid in self._pids:   # not reaped yet, so the pid is still its own
+            for kill in (os.kill, os.killpg):   # it leads a group of its own: what it waits for ends with it
+                try:
+                    kill(execution.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
 
     def files(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
         """Serve a copy in or out from a forked child in the container's mount namespace."""
