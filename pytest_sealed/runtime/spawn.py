@@ -259,6 +259,8 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
     os.umask(0o022)
     process.close_range(3, cloexec=True)
     program, denied = argv[0], False
+    if not program:
+        raise StartFailed("command", f"the first word of the command {argv!r} is empty")
     places = [program] if "/" in program else [f"{place or '.'}/{program}" for place in environment["PATH"].split(":")]
     for place in places:
         try:
