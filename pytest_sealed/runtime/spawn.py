@@ -81,7 +81,9 @@ def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: l
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             os.write(fd, b"0")
             os.close(fd)
-        root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mount_ns = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(mount_ns, namespaces.CLONE_NEWNS)   # the container's root, whatever its PID 1 has done by chroot(2)
+        root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         account = _account(request, ids, root_fd)
         for fd in stdio:
             _give(fd, account, ids)
