@@ -158,6 +158,7 @@ class Execs:
         child = os.fork()
         if child == 0:
             try:
+                ours.close()   # or the end of the channel would never come
                 namespaces.unshare(namespaces.CLONE_NEWUSER)
                 theirs.send({})
                 theirs.receive()

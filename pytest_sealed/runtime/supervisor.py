@@ -127,7 +127,14 @@ class Supervisor:
         """Carry out one request; its answers go to the channel that came with it."""
         if not fds:
             return
-        reply = Channel(socket.socket(fileno=fds.pop(0)))
+        try:
+            reply = Channel(socket.socket(fileno=fds[0]))
+            reply.socket.setblocking(False)   # who doesn't read its answers waits alone
+        except OSError:   # no socket: nobody to answer
+            for fd in fds:
+                _close(fd)
+            return
+        del fds[0]
         try:
             handler = getattr(self, f"do_{request.get('op')}", None)
             if handler is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import os
 import signal
+import socket
 from pathlib import Path
 
-from boxes import FOREVER, eventually, idle
+import pytest
+from boxes import FOREVER, NEEDS_ROOT, eventually, idle
 
-from pytest_sealed import Sandbox, image
+from pytest_sealed import Mount, Sandbox, image
 from pytest_sealed.request import run_request
 
 
@@ -65,3 +68,30 @@ def test_a_container_that_dies_between_its_fork_and_its_exec_ends_alone(root_san
         assert hit, "never in time"
         assert bystander.exec(["true"]).exit_code == 0
         eventually(lambda: len(sandbox.session.request("list")[0]["containers"]) == 1, "only the bystander is left")
+
+
+@pytest.mark.parametrize("packet", [b"", b"J", b"J[]", b"J" + b"[" * 100_000, b"M", b"\xff" * 1000, b'J{"op":"hello"}', b'J{"op":[]}',
+                                    b'J{"op":"run"}', b'J{"op":"exec","container":1}'])
+@pytest.mark.parametrize("given", ["nothing", "a pipe", "a datagram socket", "a closed socket"])
+def test_nonsense_on_its_control_socket_ends_nothing(sandbox: Sandbox, packet: bytes, given: str) -> None:
+    container = idle(sandbox)
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM if given == "a datagram socket" else socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe()
+    fds = {"nothing": [], "a pipe": [writer], "a datagram socket": [one.fileno()], "a closed socket": [one.fileno()]}[given]
+    with one, other, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        folder = os.open(sandbox.session.run_dir, os.O_PATH)
+        control.connect(f"/proc/self/fd/{folder}/control")   # a socket's path has at most 107 bytes
+        os.close(folder)
+        if given == "a closed socket":
+            other.close()
+        control.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+        assert container.exec(["true"]).exit_code == 0
+    os.close(reader)
+    os.close(writer)
+
+
+@NEEDS_ROOT
+def test_mounts_of_host_folders_leave_no_process(root_sandbox: Sandbox, tmp_path: Path) -> None:
+    with Sandbox(parent=root_sandbox) as sandbox:
+        mounted = [idle(sandbox, name=f"mounts-{number}", mounts=[Mount(source=str(tmp_path), target="/mnt")]) for number in range(3)]
+        eventually(lambda: len(children(sandbox.session.pid)) == 2 + len(mounted), "only the services and the containers are left")
