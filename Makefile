@@ -5,6 +5,7 @@
 
 PYTEST  := .venv/bin/python -m pytest
 PYTEST8 := .venv-pytest8/bin/python -m pytest
+SAME    := $(addprefix --ignore=tests/plugin/,test_docs_run.py test_leak_check.py test_typing.py)   # whatever pytest it is
 SHOP    := cd docs/examples/shop && ../../../.venv/bin/python -m pytest
 
 help:   ## this list
@@ -17,7 +18,7 @@ demo:   ## set up what is missing, then run the example: a web shop with its own
 test:   ## set up what is missing, then run the project's own tests, the plugin's under pytest 8 too, and the example
 	@.ci/setup test
 	$(PYTEST)
-	$(PYTEST8) tests/plugin
+	$(PYTEST8) tests/plugin $(SAME)
 	$(SHOP)
 
 lint:   ## style, types, import directions, documentation
