@@ -5,7 +5,7 @@
 
 PYTEST  := .venv/bin/python -m pytest
 PYTEST8 := .venv-pytest8/bin/python -m pytest
-SAME    := $(addprefix --ignore=tests/plugin/,test_docs_run.py test_leak_check.py test_typing.py)   # whatever pytest it is
+SAME    := $(addprefix --ignore=tests/plugin/,test_docs_run.py test_leak_check.py)   # whatever pytest it is
 SHOP    := cd docs/examples/shop && ../../../.venv/bin/python -m pytest
 
 help:   ## this list
