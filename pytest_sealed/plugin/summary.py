@@ -17,6 +17,9 @@ __all__ = ["header", "summarize"]
 
 def header(run: Run) -> str:
     """Return the header line: how ids are mapped, the cgroup version, the kernel and the image store. Starts nothing."""
+    system = platform.system()
+    if system != "Linux":
+        return f"sealed: no containers here: they need a Linux kernel, and this is {'macOS' if system == 'Darwin' else system}"
     from pytest_sealed.images.folders import default_root
     from pytest_sealed.runtime.cgroups import detect
     from pytest_sealed.runtime.idmap import find_id_map

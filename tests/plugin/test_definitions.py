@@ -59,6 +59,40 @@ def test_a_session_without_containers_starts_nothing_and_imports_little(pytester
     assert "sealed:" not in result.stdout.str().partition("collected")[2]
 
 
+ROOT = """
+    from pytest_sealed.plugin.session import RUN
+    def tell(config, when):
+        print("ROOT", when, config.stash[RUN]._root and config.stash[RUN]._root._shared._warming)
+    def pytest_collection_modifyitems(config): tell(config, "collected")
+    def pytest_runtestloop(session): tell(session.config, "selected")
+"""
+
+
+def test_the_runtime_gets_ready_while_collection_goes_on(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(ROOT)
+    pytester.makepyfile("""
+        from pytest_sealed import container_fixture, image
+        box = container_fixture(image("busybox"))
+        def test_box(box): pass
+    """)
+    result = pytester.runpytest_subprocess("-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*ROOT collected <Thread(sealed-warm, *"])
+
+
+def test_it_ends_if_no_test_that_needs_it_is_selected(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(ROOT)
+    pytester.makepyfile("""
+        from pytest_sealed import container_fixture, image
+        box = container_fixture(image("busybox"))
+        def test_box(box): pass
+        def test_other(): pass
+    """)
+    result = pytester.runpytest_subprocess("-s", "-k", "other")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["*ROOT collected <Thread*", "*ROOT selected None"])
+
+
 def test_a_fixture_can_not_be_called(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         from pytest_sealed import container_fixture, image

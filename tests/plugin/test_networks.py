@@ -111,6 +111,19 @@ shared = container_fixture(box(), scope="session")
     assert started(result) == 4
 
 
+def test_of_two_wider_scopes_the_nearer_is_meant(pytester: pytest.Pytester) -> None:
+    run(pytester, """
+nearer = container_fixture(box(name="db"), scope="module")
+
+@container_fixture
+def client(nearer, farther): return box()
+
+def test_names(client, nearer, farther):
+    hosts = client.read_text("/etc/hosts").splitlines()
+    assert [row.split()[0] for row in hosts if row.endswith("\\tdb")] == [nearer.address, farther.address]
+""", conftest='farther = container_fixture(box(name="db"), scope="session")')
+
+
 def test_a_wider_container_asked_for_late_is_reached_too(pytester: pytest.Pytester) -> None:
     run(pytester, """
 db = container_fixture(box(), scope="session")
