@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,23 @@ def _ask(session: Session, container: str, action: str, path: str, fds: list[int
     if "error" in message:
         error = message["error"]
         if error.get("kind") == "files":
-            raise ContainerFailed(f"{path} in container {container.rpartition('-')[0]!r}: {error['text']}")
+            raise _failed(container, path, error["text"])
         from pytest_sealed.runtime.client import error_from
         raise error_from(error)
     return dict(message["ok"]), passed
+
+
+def _failed(container: str, path: str, why: str | None) -> ContainerFailed:
+    return ContainerFailed(f"{path} in container {container.rpartition('-')[0]!r}: {why}")
+
+
+@contextlib.contextmanager
+def _filling(container: str, path: str) -> Iterator[None]:
+    """Say which file of the container it was that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise _failed(container, path, error.strerror) from error
 
 
 def read(session: Session, container: str, path: str) -> bytes:
@@ -46,7 +60,7 @@ def read(session: Session, container: str, path: str) -> bytes:
 def write(session: Session, container: str, path: str, data: bytes, mode: int, user: int) -> None:
     """Write a regular file, made with its parents if missing."""
     _, (fd,) = _ask(session, container, "write", path, mode=mode, uid=user, gid=user)
-    with os.fdopen(fd, "wb") as file:
+    with _filling(container, path), os.fdopen(fd, "wb") as file:
         file.write(data)
 
 
@@ -68,7 +82,7 @@ def put(session: Session, container: str, source: Path, target: str, user: int) 
     with source.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         _, (fd,) = _ask(session, container, "write", target, mode=mode, uid=user, gid=user)
-        with os.fdopen(fd, "wb") as out:
+        with _filling(container, target), os.fdopen(fd, "wb") as out:
             shutil.copyfileobj(file, out)
 
 
@@ -140,7 +154,9 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> N
     if member.isdir():
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             place.unlink()
-        place.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            place.mkdir()
+            place.chmod(member.mode & 0o777 | 0o700)   # what is in it must get in
         return
     with contextlib.suppress(FileNotFoundError):
         place.unlink()
@@ -148,8 +164,9 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> N
         place.symlink_to(member.linkname)
         return
     data = archive.extractfile(member)
-    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, member.mode & 0o777)
+    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as out:
+        os.fchmod(fd, member.mode & 0o777)
         if data is not None:
             shutil.copyfileobj(data, out)
 
