@@ -13,7 +13,7 @@ from pytest_sealed.runtime.cgroups import Group
 from pytest_sealed.runtime.plan import Facts, plan
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.records import ContainerRecord
-from pytest_sealed.runtime.scratch import remove_tree
+from pytest_sealed.runtime.scratch import SmallFolders, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Containers:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._s = supervisor
+        self._etc = SmallFolders(f"{supervisor.run_dir}/etc")
         self._records: dict[str, ContainerRecord] = {}
         self._pids: dict[int, ContainerRecord] = {}
 
@@ -110,9 +111,8 @@ class Containers:
 
     def _fork(self, record: ContainerRecord, stdio: list[int]) -> None:
         s, request = self._s, record.request
-        record.etc = f"{s.run_dir}/etc/{record.id}"
-        os.makedirs(record.etc, mode=0o755, exist_ok=True)
-        os.chmod(record.etc, 0o755)
+        if not record.etc:
+            record.etc = self._etc.take()
         s.hubs.write_hosts(record)
         os.chown(f"{record.etc}/hosts", s.ids.outer(0), s.ids.outer(0))
         os.chmod(f"{record.etc}/hosts", 0o644)
@@ -216,7 +216,10 @@ class Containers:
         for member in hub.members:
             other = self._records.get(member)
             if other is not None and other.etc:
-                self._s.hubs.write_hosts(other)
+                try:
+                    self._s.hubs.write_hosts(other)
+                except OSError:
+                    continue   # it has filled its file system of them by itself
 
     # ending
 
@@ -300,7 +303,7 @@ class Containers:
         for fd, _, _ in record.attached:
             os.close(fd)
         if record.etc:
-            remove_tree(record.etc)
+            self._etc.give(record.etc)
         if record.request["scratch"] == "disk" or not self._s.memory_upper:
             _in_child(lambda: remove_tree(f"{self._s.config['disk']}/{record.id}"))
         for done in record.on_gone:
