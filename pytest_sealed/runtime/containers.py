@@ -64,6 +64,7 @@ class Containers:
         """
         if request["id"] in self._records:
             raise SpecError(f"there is a container {request['id']} already")
+        self._s.forwarder.require()   # nobody would read its output, and it would end by SIGPIPE
         record = ContainerRecord(request, channel)
         self._records[record.id] = record
         for port in request["ports"]:
@@ -80,6 +81,7 @@ class Containers:
         record = self.get(container)
         if record.state != "stopped":
             raise SpecError(f"container {record.request['name']} is {record.state}", remedy="stop() it first")
+        self._s.forwarder.require()
         record.become("creating")
         record.exit = record.failure = None
         answer(reply, {})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from pytest_sealed.runtime.protocol import Channel, pair
+from pytest_sealed.errors import ContainerFailed
+from pytest_sealed.runtime.protocol import Channel, ProtocolError, pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ class Helper:
         theirs.close()
         loop.watch(ours.fileno(), self._receive)
 
+    def require(self) -> None:
+        """Do nothing, or raise what whoever needs it is told.
+
+        Raises:
+            ContainerFailed: it has died.
+        """
+        if self.dead:
+            raise ContainerFailed(f"the {self.name} of this session has died",
+                                  remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
+
     def ask(self, request: dict[str, Any], answer: Answer, fds: list[int] | None = None) -> None:
         """Send a request; `answer` gets the reply, {"ok": …} or {"error": text}, and its descriptors."""
         self._next += 1
@@ -65,7 +76,7 @@ class Helper:
     def _receive(self) -> None:
         try:
             received = self._channel.receive()
-        except OSError:
+        except (OSError, ProtocolError):   # a message that lost its descriptors for want of room here is no answer to anyone
             received = None
         if received is None:
             self._lost()
