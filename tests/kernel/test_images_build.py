@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,13 +58,21 @@ def new_store(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Callab
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Store:
-    """A store with busybox in it."""
+def busybox(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Store:
     root = tmp_path_factory.mktemp("store")
     (root / "cache").symlink_to(fetched)
     store = Store(root)
     Builder(store).build(find_recipe("busybox"))
     return store
+
+
+@pytest.fixture
+def store(busybox: Store) -> Iterator[Store]:
+    """A store with busybox in it, and nothing else before the test and after it."""
+    yield busybox
+    for name in busybox.names():
+        if name != "busybox":
+            busybox.remove(name)
 
 
 @pytest.fixture
