@@ -36,6 +36,9 @@ _EVERY_NAMESPACE = (
     | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWUSER
 )
 
+open_files: tuple[int, int] | None = None
+"""Limit of a command's descriptors, where the supervisor has another for itself."""
+
 
 class StartFailed(Exception):
     """Why a command can't start; `kind` says what the caller makes of it."""
@@ -169,8 +172,6 @@ def _become(request: dict[str, Any], account: Account, ids: IdMap, stdio: list[i
         os.dup2(fd, number)
     if request["tty"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for name, soft, hard in request["rlimits"]:
-        _limit(name, soft, hard)
     keep = frozenset(request["capabilities"])
     process.drop_bounding(keep)
     process.clear_ambient()
@@ -260,6 +261,11 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.umask(0o022)
     process.close_range(3, cloexec=True)
+    # Last, and by no file opened afterwards: the descriptors of the supervisor, which are open until the exec, would count.
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    for name, soft, hard in request["rlimits"]:
+        _limit(name, soft, hard)
     program, denied = argv[0], False
     if not program:
         raise StartFailed("command", f"the first word of the command {argv!r} is empty")

@@ -9,6 +9,7 @@ and frees every mount and network of the session. See pid_namespaces(7).
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from pytest_sealed.errors import SpecError
 from pytest_sealed.linux import mounts, process
+from pytest_sealed.runtime import spawn
 from pytest_sealed.runtime.answers import answer, refuse
 from pytest_sealed.runtime.cgroups import Hierarchy, remove_session
 from pytest_sealed.runtime.containers import Containers
@@ -244,6 +246,9 @@ def main() -> None:
     process.set_name("sealed-super")
     os.umask(0o022)   # cgroups and shared folders are read by containers; the run directory is closed to others
     process.set_dumpable(False)
+    spawn.open_files = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))   # a container holds five descriptors
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
