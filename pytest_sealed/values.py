@@ -63,7 +63,7 @@ def parse_signal(value: str | int) -> int:
     Raises:
         SpecError: there is no such signal; names the nearest.
     """
-    text = str(value).strip()
+    text = str(int(value) if isinstance(value, int) else value).strip()   # Python 3.10's str() of a Signals is its name
     number = int(text) if re.fullmatch(r"\d{1,3}", text, re.ASCII) else _SIGNALS.get(text.lower().removeprefix("sig"), 0)
     if not 1 <= number <= 64:
         raise SpecError(f"there is no signal {value!r}{nearest(text.upper(), [f'SIG{n.upper()}' for n in _SIGNALS])}",
