@@ -290,6 +290,47 @@ def test_a_pipe_that_never_runs_dry_leaves_the_others_their_turn() -> None:
     os.close(write_end)
 
 
+class Clockwork:
+    """Stands in for the loop: notes what is asked of it, for the test to carry out."""
+
+    def __init__(self) -> None:
+        self.event: Any = None
+        self.next: list[Any] = []
+        self.timers: list[tuple[float, Any]] = []
+
+    def watch(self, _fd: int, _events: int, handler: Any) -> None:
+        self.event = handler
+
+    def again(self, callback: Any) -> None:
+        self.next.append(callback)
+
+    def later(self, seconds: float, callback: Any) -> None:
+        self.timers.append((seconds, callback))
+
+
+def test_a_pipe_that_floods_rests_and_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_BURST", 6000)
+    monkeypatch.setattr(spool, "_WINDOW", 60.0)
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"x" * 1000)
+    loop, fountain = Clockwork(), Fountain(write_end)
+    LogPipe(loop, read_end, STDOUT, fountain)  # type: ignore[arg-type]
+    loop.event(0)
+    while loop.next:                  # the first burst: its window begins when it has ended, as nothing came before
+        loop.next.pop()()
+        loop.event(0)                 # changes nothing: its next round is due anyway
+    (seconds, go_on), = loop.timers
+    assert 59 < seconds <= 60
+    assert fountain.writes == 12
+    loop.event(0)
+    assert fountain.writes == 12      # it rests
+    go_on()
+    assert fountain.writes == 16
+    assert loop.next
+    os.close(read_end)
+    os.close(write_end)
+
+
 WRITES = st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(min_size=1, max_size=400), st.integers(1, 150)), max_size=60)
 
 

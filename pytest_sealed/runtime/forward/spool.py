@@ -27,6 +27,10 @@ SEGMENT_SIZE = 8 << 20           # bytes; a spool has two segments
 _BUFFER = bytearray(64 * 1024)   # shared: it is written out before the next read
 _VIEW = memoryview(_BUFFER)
 _READS = 4                       # of one pipe in one round
+# A container that prints without end would keep this process busy all the time, and the kernel's scheduler lets
+# such a one wait when a connection has work for it. So a pipe rests after this many bytes in this many seconds.
+_BURST = 256 * 1024
+_WINDOW = 0.002
 _STDERR = 1
 
 
@@ -132,7 +136,7 @@ class Spool:
 class LogPipe:
     """The reading end of a container's stdout or stderr: a pipe, or a terminal's master."""
 
-    __slots__ = ("_fd", "_loop", "_spool", "_stream", "open")
+    __slots__ = ("_burst", "_due", "_fd", "_loop", "_spool", "_stream", "_window", "open")
 
     def __init__(self, loop: Loop, fd: int, stream: int, spool: Spool) -> None:
         os.set_blocking(fd, False)
@@ -140,17 +144,37 @@ class LogPipe:
         self._fd = fd
         self._stream = stream
         self._spool = spool
+        self._burst = 0           # bytes read since _window
+        self._window = 0.0        # on the monotonic clock
+        self._due = False         # _round will be called anyway
         self.open = True
         loop.watch(fd, select.EPOLLIN | select.EPOLLET, self._event)
 
     def _event(self, _events: int) -> None:
-        self._round()
+        if not self._due:
+            self._round()
 
     def _round(self) -> None:
+        self._due = False
         for _ in range(_READS):
-            if not self._read():
+            size = self._read()
+            if not size:
                 return            # to EAGAIN: terminals, and pipes in packet mode, give short reads with more to come
+            self._burst += size
+            if self._burst >= _BURST and self._rest():
+                return
+        self._due = True
         self._loop.again(self._round)
+
+    def _rest(self) -> bool:
+        """Begin a new window; if the old one isn't over yet, read on when it is."""
+        now = time.monotonic()
+        left = max(self._window + _WINDOW - now, 0.0)
+        self._burst, self._window = 0, now + left
+        if left:
+            self._due = True
+            self._loop.later(left, self._round)
+        return self._due
 
     def _read(self) -> int:
         """Move one buffer to the spool; return its size, 0 when there is none now or ever."""
