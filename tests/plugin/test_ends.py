@@ -74,7 +74,8 @@ def start(pytester: pytest.Pytester, test: str, *arguments: str) -> subprocess.P
     """Start a suite in a process of its own, and return once two of its containers run."""
     pytester.makepyfile(PRELUDE + NOTE + test)
     process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], cwd=pytester.path,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))   # nohup's is inherited
     wait_until(lambda: (pytester.path / "there").exists() or process.poll() is not None)
     assert len(running(pytester.path)) == 2
     return process
