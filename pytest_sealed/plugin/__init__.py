@@ -60,8 +60,10 @@ def pytest_runtest_makereport(
     if call.excinfo is None:
         return (yield)
     from pytest_sealed.plugin import report
-    report.trim(call.excinfo, item.config)
+    emptied = report.trim(call.excinfo, item.config)
     made = yield
+    if emptied:
+        report.tidy(made)
     if made.failed:
         report.extend(made, item.config.stash[RUN].reported(item, call.when))
     return made

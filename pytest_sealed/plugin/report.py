@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
     from pytest_sealed.container import Container
 
-__all__ = ["extend", "trim"]
+__all__ = ["extend", "tidy", "trim"]
 
 _PACKAGE = os.path.dirname(str(pytest_sealed.__file__)) + os.sep
 _PYTEST = tuple(os.path.dirname(str(module.__file__)) for module in (pytest, __import__("_pytest"), __import__("pluggy")))
+
+
+_HIDDEN = "All traceback entries are hidden"
 
 
 def extend(report: pytest.TestReport, containers: Iterable[tuple[Container, int]]) -> None:
@@ -43,13 +46,25 @@ def extend(report: pytest.TestReport, containers: Iterable[tuple[Container, int]
         report.longrepr = "\n".join([str(longrepr), *(f"{f' {title} ':-^80}\n{content}" for title, content in sections)])
 
 
-def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) -> None:
-    """Cut this package's frames out of the traceback of an error that is meant for users: its text says it all."""
+def tidy(report: pytest.TestReport) -> None:
+    """Drop pytest's hint that all frames are hidden, where `trim` left none: no frame of them is the user's."""
+    shown = getattr(report.longrepr, "reprtraceback", None)
+    if shown is not None and _HIDDEN in (getattr(shown, "extraline", None) or ""):
+        shown.extraline = None
+
+
+def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) -> bool:
+    """Cut this package's frames out of the traceback of an error that is meant for users: its text says it all.
+
+    Returns:
+        Whether no frame is left, since none is the user's.
+    """
     if not _for_users(excinfo) or config.getoption("fulltrace", False):
-        return
-    if not any(_is_ours(entry.frame.code.path) for entry in excinfo.traceback):
-        return
-    if all(_is_ours(entry.path) or str(entry.path).startswith(_PYTEST) for entry in excinfo.traceback):
+        return False
+    if not any(_is_ours(entry.path) for entry in excinfo.traceback):
+        return False
+    emptied = all(_is_ours(entry.path) or str(entry.path).startswith(_PYTEST) for entry in excinfo.traceback)
+    if emptied:
         excinfo.traceback = excinfo.traceback.filter(lambda entry: False)
     error: BaseException | None = excinfo.value
     while error is not None:
@@ -57,6 +72,7 @@ def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) ->
             if _is_ours(frame.f_code.co_filename):
                 frame.f_globals.setdefault("__tracebackhide__", _for_users)   # pytest looks there too
         error = error.__cause__
+    return emptied
 
 
 def _for_users(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:

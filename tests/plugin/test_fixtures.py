@@ -497,4 +497,6 @@ db = container_fixture(image("postgres"))
 def test_wrong(db): pass
 """, "--sealed-store=empty", errors=1)
     result.stdout.fnmatch_lines(["*remedy: sealed build postgres"])
-    assert "pytest_sealed/" not in result.stdout.str().partition("ERRORS")[2]
+    text = result.stdout.str().partition("ERRORS")[2]
+    assert "pytest_sealed/" not in text
+    assert "--full-trace" not in text   # nothing of the user's is hidden
