@@ -42,6 +42,14 @@ def cgroup(dead_pid: int) -> Iterator[Path]:
         path.rmdir()
 
 
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process to put into a cgroup, so that no sweep of another session takes that away."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
+
+
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "xdist"])
 def test_a_session_that_leaves_nothing_passes(checked: Callable[..., pytest.RunResult], options: tuple[str, ...]) -> None:
     result = checked("assert Path(os.environ['XDG_RUNTIME_DIR']).is_dir()", *options)
@@ -70,10 +78,10 @@ def test_an_orphan_of_the_runtime_in_our_folder_fails_the_session(checked: Calla
     result.stdout.fnmatch_lines(["process: * pytest_sealed/runtime/x 5"])
 
 
-def test_a_cgroup_of_a_dead_session_fails_the_session(checked: Callable[..., pytest.RunResult], cgroup: Path) -> None:
+def test_a_cgroup_of_a_dead_session_fails_the_session(checked: Callable[..., pytest.RunResult], cgroup: Path, sleeper: int) -> None:
     if not os.access(cgroup.parent, os.W_OK):
         pytest.skip("this account may make no cgroup here")
-    result = checked(f"Path({str(cgroup)!r}).mkdir()")
+    result = checked(f"path = Path({str(cgroup)!r}); path.mkdir(); (path / 'cgroup.procs').write_text('{sleeper}')")
     assert result.ret == 1
     result.stdout.fnmatch_lines([f"cgroup: {cgroup}"])
 
