@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,7 @@ def running(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def gone(pytester: pytest.Pytester) -> Iterator[Callable[[int], None]]:
+def gone(pytester: pytest.Pytester) -> Callable[[int], None]:
     """Give a check that a number of containers were there, and that they and their sessions are gone within two seconds."""
     before = set(run_root().iterdir())
 
