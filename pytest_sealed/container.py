@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, waits
-from pytest_sealed.errors import ContainerNotStarted, InternalError, SpecError
+from pytest_sealed.errors import ContainerNotStarted, InternalError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
@@ -223,6 +223,17 @@ class Container:
         Raises:
             ContainerFailed: it could not start; says why.
         """
+        if self._life.asked or self._life.removed:
+            raise SpecError(f"container {self.name!r} was started already", remedy="restart() runs it again")
+        try:
+            self._ask(tty, stdio)
+            return self._take_start()
+        except SealedError:
+            if self._life.failure is not None or not self._life.asked:   # often nobody has its handle: let go of its name and address
+                self.remove()
+            raise
+
+    def _ask(self, tty: bool, stdio: Sequence[int]) -> None:
         with self._life.lock, contextlib.ExitStack() as passed:
             mounts, fds = copying.open_mounts(self._session, self.spec, passed)
             request = run_request(
@@ -236,7 +247,6 @@ class Container:
             self._listeners.clear()
             for network in self.networks:
                 network.members.append(self)
-        return self._take_start()
 
     def _take_start(self) -> int | None:
         try:

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["describe_end", "format_size", "report", "start_failed"]
 
 
+_REMEDIES = {
+    "command": "look into the image: sealed run -ti {image} sh",
+    "workdir": "look into the image: sealed run -ti {image} sh",
+    "ulimit": "give less: no more than `ulimit -a -H` shows on the host",
+    "terminal": "",
+    "network": "",
+}
+"""Kinds of failures of a start that no bug of ours is needed for."""
+
+
 def format_size(size: float | None) -> str:
     """Return a number of bytes for people, for example "64 MiB"."""
     if size is None:
@@ -56,12 +66,12 @@ def start_failed(container: Container, failure: dict[str, Any]) -> SealedError:
     if failure.get("oom"):
         return ContainerFailed(f"{what}: its memory limit of {format_size(container.spec.limits.memory)} does not even hold the runtime",
                                remedy="give it more memory")
-    if kind == "command":
-        return ContainerFailed(f"{what}: {text}", remedy=f"look into the image: sealed run -ti {container.image} sh")
     if kind == "user":
         return SpecError(f"{what}: {text}", remedy="give user= a name of the image's /etc/passwd, or a number")
-    if kind in ("workdir", "ulimit", "terminal", "network"):
-        return ContainerFailed(f"{what}: {text}")
+    if kind == "sysctl":
+        return SpecError(f"{what}: {text}", remedy="`sysctl -a` shows the names that this kernel has, and the form of their values")
+    if kind in _REMEDIES:
+        return ContainerFailed(f"{what}: {text}", remedy=_REMEDIES[kind].format(image=container.image))
     return InternalError(f"{what}: {text}")
 
 

@@ -104,7 +104,7 @@ class Lifecycle:
         with self.lock:
             if self.exit is not None and self._channel is not None:
                 self._channel.receive()
-            self.exit, self._status = None, "creating"
+            self.exit, self.failure, self._status = None, None, "creating"
 
     def froze(self, frozen: bool) -> None:
         """Note a pause or its end."""

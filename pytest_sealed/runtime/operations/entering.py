@@ -60,6 +60,12 @@ class Hostname(Operation):
         process.sethostname(self.name)
 
 
+class SysctlRefused(Exception):
+    """The kernel doesn't take a sysctl that was asked for."""
+
+    kind = "sysctl"
+
+
 class Sysctl(Operation):
     """Set a sysctl of the container's own namespaces, through the session's /proc."""
 
@@ -68,8 +74,11 @@ class Sysctl(Operation):
     value: str
 
     def apply(self, context: Context) -> None:
-        fd = os.open(f"/proc/sys/{self.name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, self.value.encode())
-        finally:
-            os.close(fd)
+            fd = os.open(f"/proc/sys/{self.name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, self.value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SysctlRefused(f"the sysctl {self.name}={self.value} can't be set: {error.strerror}") from error
