@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from boxes import EITHER_IDS, EITHER_SCRATCH, FOREVER, OBEDIENT, Scratch, eventually, idle, sh
 
-from pytest_sealed import Container, ContainerNotStarted, Sandbox, SealedError, SpecError, Tmpfs, log, tcp
+from pytest_sealed import Container, ContainerExited, ContainerFailed, ContainerNotStarted, Sandbox, SealedError, SpecError, Tmpfs, log, tcp
 
 BUSY = ["sh", "-c", "while :; do :; done"]
 SERVER = ["sh", "-c", "echo started as $$; exec httpd -f -h /srv -p 80"]
@@ -127,12 +127,11 @@ def test_a_container_that_has_ended_can_run_again_as_often_as_one_likes(sandbox:
 
 
 def test_a_restart_waits_for_what_this_run_says(sandbox: Sandbox) -> None:
-    script = "echo run; [ -e /second ] && echo the second is ready; touch /second; exec sleep 1000000"
-    container = sandbox.run("busybox", ["sh", "-c", script], wait=log("run"))
-    before = container.log_position()
-    container.restart(timeout=0)
-    assert container.logs(since=before).splitlines()[0] == "run"   # of this run: the first run's line doesn't count
-    container.wait_for_log("the second is ready")
+    script = "[ -e /second ] && exit 3; touch /second; echo ready; exec sleep 1000000"
+    container = sandbox.run("busybox", ["sh", "-c", script], wait=log("^ready$"))
+    with pytest.raises(ContainerExited, match="exited with code 3"):   # the first run's line doesn't count
+        container.restart(timeout=0)
+    assert container.logs() == "ready\n"
 
 
 def test_figures_and_exit_start_anew_with_a_restart(sandbox: Sandbox) -> None:
@@ -143,6 +142,18 @@ def test_figures_and_exit_start_anew_with_a_restart(sandbox: Sandbox) -> None:
     container.restart()
     assert (container.status, container.exit_code, container.exit_signal, container.oom_killed) == ("running", None, None, False)
     assert container.stats().oom_kills == 0
+
+
+def test_a_restart_that_fails_says_why_and_another_may_succeed(sandbox: Sandbox) -> None:
+    container = idle(sandbox, workdir="/srv", name="web")
+    sh(container, "mv /srv /moved")
+    with pytest.raises(ContainerFailed, match=r"^container 'web' \(busybox\) did not start: the working directory '/srv' can't be entered"):
+        container.restart(timeout=0)
+    assert container.status == "stopped"
+    container.write_text("/srv/file", "there again")
+    container.restart()
+    assert (state(container), sh(container, "cat file")) == ("running", "there again")
+    assert not container.poll_exit(0)
 
 
 def test_a_restart_of_nothing_is_refused(sandbox: Sandbox) -> None:

@@ -199,9 +199,9 @@ def test_a_working_directory_that_is_not_there_is_named(sandbox: Sandbox) -> Non
 
 def test_a_checked_command_that_fails_shows_what_it_said(sandbox: Sandbox) -> None:
     with pytest.raises(ContainerFailed) as caught:
-        idle(sandbox, name="web").exec(["sh", "-c", "echo out; echo err >&2; exit 3"], check=True)
+        idle(sandbox, name="web").exec(["sh", "-c", "echo out; echo err >&2; exit 1"], check=True)
     assert caught.value.message == (
-        "sh -c 'echo out; echo err >&2; exit 3' in container 'web' exited with code 3\n  it said:\n    err")
+        "sh -c 'echo out; echo err >&2; exit 1' in container 'web' exited with code 1\n  it said:\n    err")
 
 
 @EITHER_IDS
