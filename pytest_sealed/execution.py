@@ -146,7 +146,7 @@ class _Pump:
                 self._feed()
             else:
                 self._take(fd)
-        return bool(events)
+        return self.answered or (bool(events) and wait != 0)   # a command that never stops writing must not outlive its time
 
     def _feed(self) -> None:
         try:

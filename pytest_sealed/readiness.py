@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_sealed import waits
-from pytest_sealed.errors import ContainerExited, NotReady, SpecError
+from pytest_sealed.errors import ContainerExited, ContainerNotStarted, ExecTimeout, NotReady, SpecError
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container
@@ -20,6 +20,8 @@ _FIRST = 0.001    # seconds between two probes at first
 _LONGEST = 0.05   # and at most
 _GROWTH = 1.5
 _ONE_PROBE = 2.0  # seconds that a single probe may take
+_ONE_COMMAND = 10.0   # the same, of a command
+_SHORTEST = 0.1   # seconds that the last probe gets, though the time is nearly over
 
 Probe = Callable[[], "str | None"]
 """Returns None when the condition holds, else what it saw."""
@@ -36,7 +38,7 @@ def wait_until(container: Container, condition: waits.Wait, timeout: float) -> N
         NotReady: the time is over; names the condition and the last probe's answer.
     """
     started = time.monotonic()
-    probe = _probe(container, condition)
+    probe = _probe(container, condition, started + timeout)
     pause = _FIRST
     while True:
         answer = probe()
@@ -56,24 +58,27 @@ def wait_until(container: Container, condition: waits.Wait, timeout: float) -> N
         pause = min(pause * _GROWTH, _LONGEST)
 
 
-def _probe(container: Container, condition: waits.Wait) -> Probe:
+def _probe(container: Container, condition: waits.Wait, deadline: float) -> Probe:
+    """Return the probe for `condition`, each of whose runs ends by `deadline`, in terms of time.monotonic()."""
+    def left(most: float) -> float:
+        return max(_SHORTEST, min(most, deadline - time.monotonic()))
     if isinstance(condition, waits.Tcp):
-        return lambda: _tcp(container, condition.port)
+        return lambda: _tcp(container, condition.port, left(_ONE_PROBE))
     if isinstance(condition, waits.Http):
-        return lambda: _http(container, condition)
+        return lambda: _http(container, condition, left(_ONE_PROBE))
     if isinstance(condition, waits.Log):
         return _LogProbe(container, condition)
     if isinstance(condition, waits.Command):
-        return lambda: _command(container, condition.argv)
+        return lambda: _command(container, condition.argv, left(_ONE_COMMAND))
     if isinstance(condition, waits.Healthy):
         check = container.image_config.healthcheck
         if not check:
             raise SpecError(f"image {container.image!r} has no health check", remedy="wait for a port, a log line or a command instead")
-        return lambda: _command(container, tuple(check))
+        return lambda: _command(container, tuple(check), left(_ONE_COMMAND))
     if isinstance(condition, waits.AllOf):
-        return _AllOf([_probe(container, part) for part in condition.conditions])
+        return _AllOf([_probe(container, part, deadline) for part in condition.conditions])
     if isinstance(condition, waits.AnyOf):
-        return _any_of([_probe(container, part) for part in condition.conditions])
+        return _any_of([_probe(container, part, deadline) for part in condition.conditions])
     return lambda: _function(container, condition)
 
 
@@ -84,20 +89,21 @@ def _function(container: Container, condition: waits.Probe) -> str | None:
         return error.strerror or str(error)
 
 
-def _tcp(container: Container, port: int) -> str | None:
+def _tcp(container: Container, port: int, timeout: float) -> str | None:
     try:
-        container.connect(port, timeout=_ONE_PROBE).close()
+        container.connect(port, timeout=timeout).close()
     except OSError as error:
         return f"port {port}: {error.strerror or error}"
     return None
 
 
-def _http(container: Container, condition: waits.Http) -> str | None:
+def _http(container: Container, condition: waits.Http, timeout: float) -> str | None:
+    deadline = time.monotonic() + timeout
     try:
-        with container.connect(condition.port, timeout=_ONE_PROBE) as connection:
+        with container.connect(condition.port, timeout=timeout) as connection:
             request = f"GET {condition.path} HTTP/1.1\r\nHost: {container.name}\r\nConnection: close\r\nUser-Agent: pytest-sealed\r\n\r\n"
             connection.sendall(request.encode("ascii", "replace"))
-            line = _first_line(connection)
+            line = _first_line(connection, deadline)
     except OSError as error:
         return f"port {condition.port}: {error.strerror or error}"
     match = re.match(r"HTTP/1\.[01] (\d{3})\b", line)
@@ -108,9 +114,10 @@ def _http(container: Container, condition: waits.Http) -> str | None:
     return None if good else f"HTTP status {status}"
 
 
-def _first_line(connection: socket.socket) -> str:
+def _first_line(connection: socket.socket, deadline: float) -> str:
     data = b""
     while b"\n" not in data and len(data) < 4096:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))   # for all of it: a server may send a byte a second
         chunk = connection.recv(4096)
         if not chunk:
             break
@@ -118,8 +125,13 @@ def _first_line(connection: socket.socket) -> str:
     return data.split(b"\n")[0].decode("latin-1").strip()
 
 
-def _command(container: Container, argv: tuple[str, ...]) -> str | None:
-    result = container.exec(list(argv), timeout=_ONE_PROBE * 5)
+def _command(container: Container, argv: tuple[str, ...], timeout: float) -> str | None:
+    try:
+        result = container.exec(list(argv), timeout=timeout)
+    except ExecTimeout:
+        return f"it had not ended after {timeout:.3g} s, and was killed"
+    except ContainerNotStarted:   # it has ended, which the next look at it tells with the cause
+        return "the container has ended"
     if result.exit_code == 0:
         return None
     said = (result.stderr.strip() or result.stdout.strip()).splitlines()

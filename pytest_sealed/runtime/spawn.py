@@ -61,7 +61,7 @@ def run_container(request: dict[str, Any], steps: list[operations.Operation], id
         else:
             for fd in stdio:
                 _give(fd, account, ids)
-        _enter_user_namespace(account, ids, sync)
+        _enter_user_namespace(account, list(context.kept.values()), sync)
         _become(request, account, ids, stdio, context.root_fd)
         if request["init"]:
             _fork_under_init(sync, request["tty"])
@@ -134,8 +134,18 @@ def _account(request: dict[str, Any], ids: IdMap, root_fd: int) -> Account:
 
 def _give(fd: int, account: Account, ids: IdMap) -> None:
     """Make a pipe the container user's, who may then reopen it as /dev/stdout. Anything else is the host's and stays so."""
-    if fd >= 0 and not ids.single and stat.S_ISFIFO(os.fstat(fd).st_mode):
+    if fd >= 0 and not ids.single and stat.S_ISFIFO(os.fstat(fd).st_mode) and _nameless(fd):
         os.fchown(fd, ids.outer(account.uid), ids.outer(account.gid))
+
+
+def _nameless(fd: int) -> bool:
+    """Tell whether a pipe is one of pipe(2), and no FIFO in a folder of the host's."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev == os.fstat(reader).st_dev
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def _terminal(account: Account, ids: IdMap, sync: Channel, *, outer: bool) -> list[int]:
@@ -155,9 +165,9 @@ def _terminal(account: Account, ids: IdMap, sync: Channel, *, outer: bool) -> li
     return [slave, slave, slave]
 
 
-def _enter_user_namespace(account: Account, ids: IdMap, sync: Channel) -> None:
+def _enter_user_namespace(account: Account, folders: list[int], sync: Channel) -> None:
     namespaces.unshare(namespaces.CLONE_NEWUSER)
-    sync.send({"map": [account.uid, account.gid]})
+    sync.send({"map": [account.uid, account.gid]}, folders)
     if sync.receive() is None:
         os._exit(127)   # the supervisor gave this container up
 
@@ -207,7 +217,7 @@ def _change_directory(path: str, root_fd: int) -> None:
         os.close(fd)
         os.getcwd()   # ENOENT here means that the directory is outside the root
     except OSError as error:
-        raise StartFailed("workdir", f"the working directory {path!r} can't be entered: {error.strerror}") from error
+        raise StartFailed("workdir", f"the working directory {path!r} can't be entered: {os.strerror(error.errno or 0)}") from error
 
 
 def _fork_under_init(sync: Channel, terminal: bool) -> None:

@@ -44,3 +44,17 @@ def test_the_containers_user_may_reopen_its_standard_streams() -> None:
         assert box.logs(stream="stderr") == "two\n"
         other = sealed.run("busybox", ["sleep", "100"])
         assert other.exec(["sh", "-c", "echo three > /dev/stdout"], user=1000).stdout == "three\n"
+
+
+def test_a_fifo_of_the_hosts_keeps_its_owner(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        with Sandbox() as sealed:
+            box = sealed.run("busybox", ["echo", "hello"], start=False)
+            box.launch(stdio=[fifo] * 3)
+            assert box.wait(timeout=10) == 0
+        assert os.read(fifo, 100) == b"hello\n"
+    finally:
+        os.close(fifo)
+    assert (tmp_path / "fifo").stat().st_uid == os.geteuid()
