@@ -235,7 +235,7 @@ class Container:
 
     def _ask(self, tty: bool, stdio: Sequence[int]) -> None:
         with self._life.lock, contextlib.ExitStack() as passed:
-            mounts, fds = copying.open_mounts(self._session, self.spec, passed)
+            mounts, fds = copying.open_mounts(self._session, self.spec, self._image, passed)
             request = run_request(
                 self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts, tty=tty,
                 stdio=bool(stdio),

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import ContainerFailed, SpecError
+from pytest_sealed.runtime.user import UnknownUser, resolve_user
 
 if TYPE_CHECKING:
+    from pytest_sealed.images.store import Image
     from pytest_sealed.runtime.client import Session
     from pytest_sealed.spec import ContainerSpec
 
@@ -171,7 +173,8 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> N
             shutil.copyfileobj(data, out)
 
 
-def open_mounts(session: Session, spec: ContainerSpec[Any], passed: contextlib.ExitStack) -> tuple[list[dict[str, Any]], list[int]]:
+def open_mounts(session: Session, spec: ContainerSpec[Any], image: Image,
+                passed: contextlib.ExitStack) -> tuple[list[dict[str, Any]], list[int]]:
     """Return the rows of host folders for the request, and a detached mount for each that is passed.
 
     Root makes an idmapped mount, in which the account's own files belong to the container's user and
@@ -179,11 +182,13 @@ def open_mounts(session: Session, spec: ContainerSpec[Any], passed: contextlib.E
     """
     rows: list[dict[str, Any]] = []
     fds: list[int] = []
+    owner = _owner(session, image, image.config.user if spec.user is None else spec.user) if spec.mounts else (0, 0)
     for mount in spec.mounts:
+        mount.check_source()
         as_root = session.ids.mode == "root"
         rows.append({"source": mount.source, "target": mount.target, "read_only": mount.read_only, "passed": as_root})
         if as_root:
-            fds.append(_idmapped(session, mount.source, mount.read_only, spec))
+            fds.append(_idmapped(session, mount.source, mount.read_only, owner))
             passed.callback(os.close, fds[-1])
         elif session.ids.mode == "subids" and not mount.read_only:
             raise SpecError(f"the folder {mount.source} can't be mounted writable: this account can't map its own id into a container",
@@ -191,11 +196,22 @@ def open_mounts(session: Session, spec: ContainerSpec[Any], passed: contextlib.E
     return rows, fds
 
 
-def _idmapped(session: Session, source: str, read_only: bool, spec: ContainerSpec[Any]) -> int:
+def _owner(session: Session, image: Image, user: str) -> tuple[int, int]:
+    """Return the uid and gid that the image's files give the container's user; an unknown one is refused at the start."""
+    with contextlib.ExitStack() as opened:
+        layers = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in reversed(image.layers)]
+        for fd in layers:
+            opened.callback(os.close, fd)
+        try:
+            account = resolve_user(user, root_fd=layers[0], below=tuple(layers[1:]), count=session.ids.count)
+        except UnknownUser:
+            return 0, 0
+    return account.uid, account.gid
+
+
+def _idmapped(session: Session, source: str, read_only: bool, owner: tuple[int, int]) -> int:
     from pytest_sealed.linux import mounts
-    uid, _, gid = (spec.user or "0").partition(":")
-    owner = int(uid) if uid.isdigit() else 0
-    _, (namespace,) = session.request("idmap", uid=owner, gid=int(gid) if gid.isdigit() else owner)
+    _, (namespace,) = session.request("idmap", uid=owner[0], gid=owner[1])
     try:
         tree = mounts.open_tree(source)
         flags = mounts.MOUNT_ATTR_IDMAP | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV

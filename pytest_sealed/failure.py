@@ -19,6 +19,7 @@ _REMEDIES = {
     "command": "look into the image: sealed run -ti {image} sh",
     "workdir": "look into the image: sealed run -ti {image} sh",
     "ulimit": "give less: no more than `ulimit -a -H` shows on the host",
+    "mount": "mount it elsewhere: `sealed run -ti {image} sh` shows what the image has there",
     "terminal": "",
     "network": "",
 }

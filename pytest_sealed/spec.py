@@ -77,7 +77,11 @@ class Mount:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", os.path.abspath(os.path.expanduser(os.fspath(self.source))))
-        check_target("mount target", self.target)
+        object.__setattr__(self, "target", check_target("mount target", self.target))
+        self.check_source()
+
+    def check_source(self) -> None:
+        """Raise SpecError if there is no such folder or file, or no more."""
         if not os.path.exists(self.source):
             raise SpecError(f"mount source {self.source} does not exist", remedy=f"mkdir -p {self.source}")
 
@@ -95,7 +99,7 @@ class Tmpfs:
     """Owner, as a name or number of the container; None: root."""
 
     def __post_init__(self) -> None:
-        check_target("tmpfs target", self.target)
+        object.__setattr__(self, "target", check_target("tmpfs target", self.target))
         object.__setattr__(self, "size", parse_size(self.size, "tmpfs size"))
 
 
@@ -278,7 +282,7 @@ def _check_together(spec: ContainerSpec[Any], options: dict[str, Any], changes: 
     if "network" in options and "networks" in options:
         raise SpecError("both network= and networks= were given", remedy="give one of them")
     if "mounts" in changes or "tmpfs" in changes:
-        targets = [os.path.normpath(item.target) for key in ("mounts", "tmpfs") for item in changes.get(key, getattr(spec, key))]
+        targets = [item.target for key in ("mounts", "tmpfs") for item in changes.get(key, getattr(spec, key))]
         twice = next((target for target in targets if targets.count(target) > 1), None)
         if twice is not None:
             raise SpecError(f"two mounts at {twice!r}", remedy="give each a target of its own")

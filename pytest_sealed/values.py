@@ -83,12 +83,13 @@ def check_name(what: str, value: Any) -> str:
 
 
 def check_target(what: str, path: Any) -> str:
-    """Return `path` if something can be mounted there: absolute, and below the root."""
+    """Return `path` in its shortest form if something can be mounted there: absolute, and below the root."""
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise SpecError(f"{what} {path!r} is no absolute path", remedy="begin it with '/'")
-    if os.path.normpath(path).strip("/") == "":
+    shortest = os.path.normpath(path).strip("/")
+    if not shortest:
         raise SpecError(f"{what} {path!r} is the root itself", remedy="name a folder below it")
-    return path
+    return f"/{shortest}"
 
 
 # ---------------------------------------------------------------- limits

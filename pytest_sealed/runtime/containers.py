@@ -167,6 +167,7 @@ class Containers:
         if "map" in message:
             try:
                 self._write_maps(record, *message["map"])
+                self._keep(record, fds)
                 sync.send({"mapped": True})
             except OSError as error:   # it was killed meanwhile; else it would wait for ever. Its end tells
                 record.failure = record.failure or {"kind": "", "text": f"it ended, or its ids could not be mapped: {error}"}
@@ -184,8 +185,16 @@ class Containers:
             _write(f"/proc/{record.pid}/setgroups", "deny")
         _write(f"/proc/{record.pid}/uid_map", ids.container_map(uid))
         _write(f"/proc/{record.pid}/gid_map", ids.container_map(gid))
-        if record.mount_ns < 0:   # keeps its files reachable after its end, for copies and a restart
-            record.mount_ns = os.open(f"/proc/{record.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _keep(self, record: ContainerRecord, folders: list[int]) -> None:
+        """Keep this run's files reachable after its end, for copies and a restart, and let go of an earlier run's."""
+        mount_ns = os.open(f"/proc/{record.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._close(record, "mount_ns")
+        record.mount_ns = mount_ns
+        if folders:
+            old, record.attached = record.attached, [(fd, *row[1:]) for fd, row in zip(folders, record.attached, strict=True)]
+            for fd, _, _ in old:
+                os.close(fd)
 
     def _running(self, record: ContainerRecord) -> None:
         record.become("running")

@@ -81,7 +81,7 @@ def _loopback(ids: IdMap) -> list[op.Operation]:
 
 def _root(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
     if facts.kept is not None:
-        return [op.KeepRoot(facts.kept, tuple(target for _, _, target in facts.attached))]
+        return [op.KeepRoot(tuple(fd for fd, _, _ in facts.attached), facts.kept)]
     if request["scratch"] == "disk" or not facts.memory_upper:
         return [op.DiskScratch(facts.disk), op.Overlay(tuple(request["layers"]), facts.disk)]
     memory = request["limits"].get("memory")

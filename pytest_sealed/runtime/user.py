@@ -33,12 +33,13 @@ class Account:
         self.uid, self.gid, self.groups, self.home, self.name = uid, gid, groups, home, name
 
 
-def resolve_user(text: str, *, root_fd: int, count: int) -> Account:
+def resolve_user(text: str, *, root_fd: int, count: int, below: tuple[int, ...] = ()) -> Account:
     """Return the account that `name`, `uid`, `name:group` or `uid:gid` names; an empty string is root.
 
     Args:
         root_fd: O_PATH descriptor of the container's root.
         count: how many ids the container has.
+        below: roots to look into for a file that is missing: an image's lower layers.
 
     Raises:
         UnknownUser: no such name, no number, or an id that the container doesn't have.
@@ -47,7 +48,7 @@ def resolve_user(text: str, *, root_fd: int, count: int) -> Account:
     if colon and (not group or ":" in group):
         raise UnknownUser(f"user {text!r} is not NAME, UID, NAME:GROUP or UID:GID")
     user = user or "0"
-    rows = list(_rows("etc/passwd", root_fd, 6))
+    rows = list(_rows("etc/passwd", (root_fd, *below), 6))
     wanted = _number(user, count)
     row = next((row for row in rows if (row[2] == str(wanted) if wanted is not None else row[0] == user)), None)
     if row is not None:
@@ -56,7 +57,7 @@ def resolve_user(text: str, *, root_fd: int, count: int) -> Account:
         uid, gid, home, name = wanted, 0, "/", ""
     else:
         raise UnknownUser(f"the container's /etc/passwd has no user {user!r}")
-    groups = list(_rows("etc/group", root_fd, 3))
+    groups = list(_rows("etc/group", (root_fd, *below), 3))
     if group:
         gid = _group(group, groups, count, text)
         extra: list[int] = []
@@ -94,10 +95,17 @@ def _id(word: str, count: int, text: str) -> int:
     return number
 
 
-def _rows(path: str, root_fd: int, columns: int) -> Iterator[list[str]]:
-    try:
-        fd = files.openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
+def _rows(path: str, roots: tuple[int, ...], columns: int) -> Iterator[list[str]]:
+    fd = -1
+    for root in roots:
+        try:
+            fd = files.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return
+        break
+    if fd < 0:
         return
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -10,7 +10,7 @@ import pytest
 from pytest_sealed import Sandbox
 from pytest_sealed.errors import ImageNotFound
 
-NEEDED = {"range": ("busybox", "python"), "single": ("busybox",)}
+NEEDED = {"range": ("busybox", "python", "postgres"), "single": ("busybox",)}
 
 
 def _root(mode: str) -> Iterator[Sandbox]:

@@ -111,6 +111,8 @@ def test_a_restart_gets_fresh_kernel_file_systems(sandbox: Sandbox, scratch: Scr
     assert sh(container, "ls /dev/shm /cache") == "/cache:\n\n/dev/shm:\n"
     assert sh(container, "echo /proc/[0-9]*; cat /proc/1/comm").split()[-1] == "sleep"
     assert container.stats().pids == 1
+    container.write_text("/cache/copied", "into this run's")
+    assert sh(container, "cat /cache/copied") == "into this run's"
     assert sh(container, "cut -d' ' -f2-4 /proc/mounts") == mounts
 
 

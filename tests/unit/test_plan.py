@@ -142,8 +142,9 @@ def test_where_memory_cannot_hold_an_upper_layer_the_disk_does(scratch: str | No
 
 @pytest.mark.parametrize("scratch", ["memory", "disk"])
 def test_a_restart_keeps_the_root_and_mounts_all_else_afresh(scratch: str) -> None:
-    first, again = planned(scratch=scratch), planned(facts(kept=5), scratch=scratch)
-    assert the(op.KeepRoot, again) == op.KeepRoot(5, ())
+    known = {"attached": [(8, "/host/a", "/a"), (9, "/host/b", "/b")]}
+    first, again = planned(facts(**known), scratch=scratch), planned(facts(kept=5, **known), scratch=scratch)
+    assert the(op.KeepRoot, again) == op.KeepRoot((8, 9), 5)
     scratches = (op.MemoryScratch, op.DiskScratch, op.Overlay)
     assert [step for step in again if not isinstance(step, op.KeepRoot)] == [step for step in first if not isinstance(step, scratches)]
 

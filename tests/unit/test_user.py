@@ -223,6 +223,21 @@ def test_a_row_without_a_name_is_nobodys(resolve: Resolve, etc: Path) -> None:
     assert resolve("0").home == "/"
 
 
+@pytest.mark.parametrize("upper", ["none", "passwd", "group", "both"])
+def test_of_several_layers_the_uppermost_that_has_a_file_counts(etc: Path, tmp_path: Path, upper: str) -> None:
+    layer = tmp_path / "layer"
+    (layer / "etc").mkdir(parents=True)
+    for name, text in (("passwd", "app:x:5:6::/above:/bin/sh\n"), ("group", "above:x:7:app\n")):
+        if upper in (name, "both"):
+            (layer / "etc" / name).write_text(text)
+    roots = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (layer, etc.parent)]
+    account = resolve_user("app", root_fd=roots[0], below=(roots[1],), count=COUNT)
+    assert ids(account) == {"none": (1000, 1000, [101, 102, 1000]), "passwd": (5, 6, [6, 101, 102]), "group": (1000, 1000, [7, 1000]),
+                            "both": (5, 6, [6, 7])}[upper]
+    for root in roots:
+        os.close(root)
+
+
 # ---------------------------------------------------------------- anything at all
 
 A_LINE = st.lists(st.sampled_from(["app", "root", "", "x", "0", "70", "-1", "01", "99999999999", "²", "٣", "\0", "a,app", ",", "/", " "]),

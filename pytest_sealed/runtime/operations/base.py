@@ -23,6 +23,14 @@ class StepFailed(Exception):
         self.errno = error.errno or 0
 
 
+class Refused(Exception):
+    """What was asked for can't be; `kind` says what it was, for the caller's choice of words."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 class Context:
     """What operations hand to later ones.
 
@@ -31,14 +39,14 @@ class Context:
         root: path where the container's root is mounted, until the pivot.
         root_fd: O_PATH descriptor of the root.
         null_fd: a checked /dev/null, char 1:3, for masks.
-        kept: target → detached copy of a host folder's mount, from the container's earlier run.
+        kept: descriptor of a host folder's mount in the container's earlier run → that of its detached copy.
     """
 
     __slots__ = ("ids", "kept", "null_fd", "root", "root_fd")
 
     def __init__(self, ids: IdMap, root: str) -> None:
         self.ids, self.root, self.root_fd, self.null_fd = ids, root, -1, -1
-        self.kept: dict[str, int] = {}
+        self.kept: dict[int, int] = {}
 
     def resolve(self, path: str, flags: int = os.O_PATH) -> int:
         """Open `path` as the container's root would see it; magic links are refused."""

@@ -6,7 +6,7 @@ import os
 import stat
 
 from pytest_sealed.linux import files, mounts
-from pytest_sealed.runtime.operations.base import Context, Operation
+from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 from pytest_sealed.runtime.user import resolve_user
 
 __all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "Written"]
@@ -85,8 +85,23 @@ class Tmpfs(Operation):
         ids = context.ids
         account = resolve_user(self.user, root_fd=context.root_fd, count=65536 if ids.single else ids.count)
         owner = f"uid={ids.outer(account.uid)},gid={ids.outer(account.gid)}"
-        context.mount_on(context.directory(self.target), "tmpfs", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV,
+        context.mount_on(_target(context, "a tmpfs", self.target, folder=True), "tmpfs", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV,
                          f"size={self.size},mode={self.mode:o},{owner}")
+
+
+def _target(context: Context, what: str, target: str, *, folder: bool) -> int:
+    """Return an O_PATH descriptor of what is mounted on; made if it is missing."""
+    try:
+        fd = context.directory(target) if folder else context.file(target)
+    except NotADirectoryError as error:
+        why = f"{error.filename} is a link that leads nowhere" if "nowhere" in str(error) else "there is a file in the way"
+        raise Refused("mount", f"{what} can't be mounted at {target}: {why}") from error
+    except OSError as error:
+        raise Refused("mount", f"{what} can't be mounted at {target}: {os.strerror(error.errno or 0)}") from error
+    if not folder and stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused("mount", f"{what} can't be mounted at {target}: it is a file, and there is a folder")
+    return fd
 
 
 class Bound(Operation):
@@ -101,8 +116,7 @@ class Bound(Operation):
         tree = mounts.open_tree(self.source)
         flags = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | (mounts.MOUNT_ATTR_RDONLY if self.read_only else 0)
         mounts.mount_setattr("", set=flags, clear=0 if self.read_only else mounts.MOUNT_ATTR_RDONLY, dir_fd=tree)
-        directory = os.path.isdir(self.source)
-        target = context.directory(self.target) if directory else context.file(self.target)
+        target = _target(context, self.source, self.target, folder=os.path.isdir(self.source))
         try:
             mounts.move_mount(tree, target)
         finally:
@@ -119,10 +133,9 @@ class Attached(Operation):
     target: str
 
     def apply(self, context: Context) -> None:
-        directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
-        target = context.directory(self.target) if directory else context.file(self.target)
+        target = _target(context, self.source, self.target, folder=stat.S_ISDIR(os.fstat(self.fd).st_mode))
         try:
-            mounts.move_mount(context.kept.get(self.target, self.fd), target)
+            mounts.move_mount(context.kept.get(self.fd, self.fd), target)
         finally:
             os.close(target)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pytest_sealed.linux import namespaces, process
-from pytest_sealed.runtime.operations.base import Context, Operation
+from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 
 __all__ = ["EnterCgroup", "Hostname", "JoinNetwork", "LoopbackUp", "Sysctl"]
 
@@ -60,12 +60,6 @@ class Hostname(Operation):
         process.sethostname(self.name)
 
 
-class SysctlRefused(Exception):
-    """The kernel doesn't take a sysctl that was asked for."""
-
-    kind = "sysctl"
-
-
 class Sysctl(Operation):
     """Set a sysctl of the container's own namespaces, through the session's /proc."""
 
@@ -81,4 +75,4 @@ class Sysctl(Operation):
             finally:
                 os.close(fd)
         except OSError as error:
-            raise SysctlRefused(f"the sysctl {self.name}={self.value} can't be set: {error.strerror}") from error
+            raise Refused("sysctl", f"the sysctl {self.name}={self.value} can't be set: {error.strerror}") from error

@@ -65,18 +65,19 @@ def _escape(path: str) -> str:
 
 
 class KeepRoot(Operation):
-    """Take over the root of the container's earlier run, out of the mount namespace that it left; `targets` too."""
+    """Take over the root of the container's earlier run, out of the mount namespace that it left, and host folders."""
 
-    __slots__ = ("namespace_fd", "targets")
+    __slots__ = ("folder_fds", "namespace_fd")
+    folder_fds: tuple[int, ...]
     namespace_fd: int
-    targets: tuple[str, ...]
 
     def apply(self, context: Context) -> None:
         own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
             namespaces.setns(self.namespace_fd, namespaces.CLONE_NEWNS)
             tree = mounts.open_tree("/")
-            context.kept = {target: mounts.open_tree(target) for target in self.targets}
+            # by descriptor: in there, a path may have become a link, or lead to something else by now
+            context.kept = {fd: mounts.open_tree("", dir_fd=fd) for fd in self.folder_fds}
             namespaces.setns(own, namespaces.CLONE_NEWNS)
         finally:
             os.close(own)

@@ -1,0 +1,204 @@
+"""Host folders and files in containers: their owner is kept, nothing is written unless asked for, nothing leads out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from boxes import EITHER_IDS, EITHER_SCRATCH, NEEDS_ROOT, Scratch, idle, sh
+
+from pytest_sealed import Container, ContainerFailed, Mount, Sandbox, SpecError, image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of the host's with a file in it."""
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "file").write_text("of the host")
+    return path
+
+
+@pytest.fixture
+def writable(sandbox: Sandbox) -> None:
+    """Fail early where this account can mount nothing writable: see `open_mounts`."""
+    if sandbox.describe().mode == "subids":
+        pytest.skip("an account with a range of ids can't map its own id into a container")
+
+
+def flags(container: Container, target: str) -> set[str]:
+    [row] = [line.split() for line in sh(container, "cat /proc/mounts").splitlines() if line.split()[1] == target]
+    return set(row[3].split(","))
+
+
+# ---------------------------------------------------------------- owners
+
+
+@EITHER_IDS
+@EITHER_SCRATCH
+def test_a_folder_is_read_only_and_its_files_are_roots(sandbox: Sandbox, folder: Path, scratch: Scratch) -> None:
+    container = idle(sandbox, mounts=[Mount(source=str(folder), target="/data")], scratch=scratch)
+    assert sh(container, "cat /data/file; stat -c ' %u:%g' /data /data/file").split() == ["of", "the", "host", "0:0", "0:0"]
+    for script in ("echo x > /data/file", "touch /data/new", "rm /data/file", "chmod 777 /data", "mount -o remount,rw,bind /data"):
+        assert container.exec(["sh", "-c", script]).exit_code != 0, script
+    assert "Read-only file system" in container.exec(["touch", "/data/new"]).stderr
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert {"ro", "nosuid", "nodev"} <= flags(container, "/data")
+
+
+@EITHER_IDS
+@pytest.mark.usefixtures("writable")
+def test_what_is_written_to_a_writable_folder_is_the_accounts_own(sandbox: Sandbox, folder: Path) -> None:
+    container = idle(sandbox, mounts=[Mount(source=str(folder), target="/data", read_only=False)])
+    sh(container, "echo changed > /data/file; mkdir /data/sub; echo new > /data/sub/new; chmod 640 /data/sub/new")
+    assert (folder / "file").read_text() == "changed\n"
+    assert (folder / "sub/new").read_text() == "new\n"
+    for path in (folder / "file", folder / "sub", folder / "sub/new"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (os.geteuid(), os.getegid())
+    assert (folder / "sub/new").stat().st_mode & 0o777 == 0o640
+    assert {"rw", "nosuid", "nodev"} <= flags(container, "/data")
+
+
+@EITHER_IDS
+@pytest.mark.usefixtures("writable")
+@pytest.mark.parametrize("user", ["1000", "1000:1001", "nobody", "nobody:7"])
+def test_the_accounts_files_belong_to_the_containers_user(sandbox: Sandbox, folder: Path, user: str) -> None:
+    container = idle(sandbox, user=user, mounts=[Mount(source=str(folder), target="/data", read_only=False)])
+    own = sh(container, "echo $(id -u):$(id -g)")
+    assert sh(container, "touch /data/new; stat -c %u:%g /data/file /data/new") == own * 2
+    assert ((folder / "new").stat().st_uid, (folder / "new").stat().st_gid) == (os.geteuid(), os.getegid())
+
+
+@pytest.mark.usefixtures("writable")
+def test_the_containers_user_may_be_the_images(sandbox: Sandbox, folder: Path) -> None:
+    container = sandbox.run("postgres", ["sleep", "1000000"], entrypoint=[], wait=None, mounts=[
+        Mount(source=str(folder), target="/data", read_only=False)])
+    assert sh(container, "touch /data/new; id -un; stat -c %U /data/file /data/new").split() == ["postgres"] * 3
+
+
+@NEEDS_ROOT
+@pytest.mark.usefixtures("writable")
+def test_others_files_are_nobodys_and_closed(sandbox: Sandbox, folder: Path) -> None:
+    os.chown(folder / "file", 1234, 1234)
+    (folder / "file").chmod(0o600)
+    container = idle(sandbox, mounts=[Mount(source=str(folder), target="/data", read_only=False)])
+    assert sh(container, "stat -c %u:%g /data/file") == "65534:65534\n"
+    assert "Permission denied" in container.exec(["cat", "/data/file"]).stderr
+    assert container.exec(["chown", "0", "/data/file"]).exit_code != 0
+    assert (folder / "file").stat().st_uid == 1234
+
+
+@NEEDS_ROOT
+@pytest.mark.usefixtures("writable")
+def test_no_other_owner_can_be_given_to_a_file_of_the_host(sandbox: Sandbox, folder: Path) -> None:
+    container = idle(sandbox, mounts=[Mount(source=str(folder), target="/data", read_only=False)])
+    assert container.exec(["chown", "1000", "/data/file"]).exit_code != 0   # it has no place on the host
+    assert container.exec(["mknod", "/data/null", "c", "1", "3"]).exit_code != 0
+    sh(container, "cp /usr/bin/busybox /data/setuid; chmod 4755 /data/setuid")
+    assert "nosuid" in flags(container, "/data")
+    assert (folder / "file").stat().st_uid == 0
+
+
+# ---------------------------------------------------------------- files and targets
+
+
+@EITHER_IDS
+def test_a_file_can_be_mounted_on_one_that_is_there_or_not(sandbox: Sandbox, folder: Path) -> None:
+    source = str(folder / "file")
+    container = idle(sandbox, mounts=[Mount(source=source, target="/etc/passwd"), Mount(source=source, target="/new/folder/file")])
+    assert sh(container, "cat /etc/passwd /new/folder/file") == "of the host" * 2
+    assert container.exec(["sh", "-c", "echo x > /new/folder/file"]).exit_code != 0
+    assert sh(container, "stat -c '%a %u:%g' /new /new/folder").splitlines() == ["755 0:0", "755 0:0"]
+
+
+@EITHER_IDS
+@pytest.mark.usefixtures("writable")
+def test_a_writable_file_is_written_on_the_host(sandbox: Sandbox, folder: Path) -> None:
+    container = idle(sandbox, mounts=[Mount(source=str(folder / "file"), target="/file", read_only=False)])
+    sh(container, "echo changed > /file")
+    assert (folder / "file").read_text() == "changed\n"
+    assert container.exec(["rm", "/file"]).exit_code != 0
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("target", ["/data", "/data/sub/deep", "/usr/share", "/data/../other", "/bin/sub"])
+def test_a_folder_can_be_mounted_anywhere(sandbox: Sandbox, folder: Path, target: str) -> None:
+    container = idle(sandbox, mounts=[Mount(source=str(folder), target=target)])
+    assert sh(container, f"cat {os.path.normpath(target)}/file") == "of the host"
+
+
+@EITHER_IDS
+def test_several_mounts_lie_side_by_side_and_below_a_tmpfs(sandbox: Sandbox, folder: Path) -> None:
+    source = str(folder)
+    container = idle(sandbox, tmpfs=["/work"], read_only=True, mounts=[Mount(source=source, target=f"/work/{name}") for name in "ab"])
+    assert sh(container, "cat /work/a/file /work/b/file; touch /work/mine") == "of the host" * 2
+
+
+@EITHER_IDS
+@pytest.mark.parametrize(("file", "target"), [(True, "/etc"), (False, "/etc/passwd")])
+def test_a_file_on_a_folder_or_a_folder_on_a_file_is_refused(sandbox: Sandbox, folder: Path, file: bool, target: str) -> None:
+    source = str(folder / "file" if file else folder)
+    with pytest.raises(ContainerFailed) as caught:
+        idle(sandbox, mounts=[Mount(source=source, target=target)], name="web")
+    why = "it is a file, and there is a folder" if file else "there is a file in the way"
+    assert caught.value.message == f"container 'web' (busybox) did not start: {source} can't be mounted at {target}: {why}"
+    assert caught.value.remedy
+    assert idle(sandbox, name="web").status == "running"
+
+
+def test_a_source_that_has_gone_since_is_refused(sandbox: Sandbox, folder: Path) -> None:
+    spec = image("busybox", mounts=[Mount(source=str(folder), target="/data")], name="web")
+    (folder / "file").unlink()
+    folder.rmdir()
+    with pytest.raises(SpecError) as caught:
+        sandbox.run(spec)
+    assert str(caught.value) == f"mount source {folder} does not exist\n  remedy: mkdir -p {folder}"
+    assert idle(sandbox, name="web").status == "running"
+
+
+def test_a_user_that_there_cannot_be_is_refused_with_mounts_as_without(sandbox: Sandbox, folder: Path) -> None:
+    with pytest.raises(SpecError, match="id 70000 is none of the container's, 0 to 65535"):
+        idle(sandbox, user=70000, mounts=[Mount(source=str(folder), target="/data")])
+
+
+# ---------------------------------------------------------------- attacks, ends
+
+
+@EITHER_IDS
+@EITHER_SCRATCH
+@pytest.mark.parametrize("link", ["/etc", "../etc", "/proc/1/root/etc", "{outside}/etc", "/../../../..{outside}/etc"])
+def test_a_target_that_has_become_a_link_leads_within_the_container(
+        sandbox: Sandbox, folder: Path, tmp_path: Path, scratch: Scratch, link: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / "etc").mkdir(parents=True)
+    container = idle(sandbox, mounts=[Mount(source=str(folder), target="/srv/data/sub")], scratch=scratch)
+    sh(container, f"mv /srv/data /srv/moved; ln -s {link.format(outside=outside)} /srv/data")
+    if container.exec(["test", "-e", "/srv/data/"]).exit_code == 0 and "/proc" not in link:
+        container.restart(timeout=0)
+        assert sh(container, "cat /srv/data/sub/file") == "of the host"
+    else:
+        with pytest.raises(ContainerFailed, match=r"can't be mounted at /srv/data/sub: (.* link that leads nowhere|Too many levels)"):
+            container.restart(timeout=0)
+    assert list((outside / "etc").iterdir()) == []
+    assert (folder / "file").read_text() == "of the host"
+
+
+@EITHER_IDS
+@EITHER_SCRATCH
+@pytest.mark.usefixtures("writable")
+def test_what_is_mounted_outlives_the_container_however_it_ends(
+        sandbox: Sandbox, folder: Path, scratch: Scratch) -> None:
+    def one() -> Container:
+        return idle(sandbox, mounts=[Mount(source=str(folder), target="/data", read_only=False)], scratch=scratch)
+    stopped, killed, removed, restarted, left = (one() for _ in range(5))
+    stopped.stop(timeout=0)
+    killed.kill()
+    removed.remove()
+    for _ in range(3):
+        restarted.restart(timeout=0)
+    assert sh(restarted, "cat /data/file; touch /data/after") == "of the host"
+    assert left.status == "running"
+    sandbox.close()
+    assert (folder / "file").read_text() == "of the host"
+    assert sorted(path.name for path in folder.iterdir()) == ["after", "file"]
