@@ -171,6 +171,7 @@ class Container:
             if port not in self._ports:
                 self._bind(port)
                 if self._life.asked:
+                    self._listeners[port].listen(socket.SOMAXCONN)
                     self._session.request("publish", [self._listeners[port].fileno()], container=self.id, port=port)
                     self._listeners.pop(port).close()
             return self._ports[port]
@@ -183,8 +184,7 @@ class Container:
     def _bind(self, port: int) -> None:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
-        self._listeners[port] = listener
+        self._listeners[port] = listener   # holds the port; nobody is let in who would have to wait for the start
         self._ports[port] = listener.getsockname()[1]
 
     def url(self, port: int, path: str = "", *, scheme: str = "http") -> str:
@@ -241,6 +241,8 @@ class Container:
                 stdio=bool(stdio),
                 networks=[*({"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks),
                           *({"network": network.id, "names": []} for network in self.joins)])
+            for listener in self._listeners.values():
+                listener.listen(socket.SOMAXCONN)
             self._life.begin(request, [*(item.fileno() for item in self._listeners.values()), *fds, *stdio])
             for listener in self._listeners.values():
                 listener.close()

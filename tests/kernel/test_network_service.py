@@ -325,8 +325,8 @@ def test_the_test_listens_on_a_network_under_a_name(session: NetworkSession) -> 
         assert source_of(listener) == a.address
         session.ask("unlisten", network="shop", name="hooks")
         assert resolve(a, "hooks") is None
-        with a.socket() as late, pytest.raises(ConnectionRefusedError):
-            late.connect(("10.89.0.254", 8080))
+    with a.socket() as late, pytest.raises(ConnectionRefusedError):   # closed by its owner, and nobody else holds it
+        late.connect(("10.89.0.254", 8080))
 
 
 def test_a_name_is_a_listener_or_a_container_not_both(session: NetworkSession) -> None:

@@ -105,7 +105,8 @@ class Directory:
         if not isinstance(backlog, int):
             raise BadRequest("backlog must be a number")
         address, made = hub.listen(name, number, backlog)
-        return Reply({"address": address, "port": made.getsockname()[1]}, (made.fileno(),))
+        number = made.getsockname()[1]
+        return Reply({"address": address, "port": number}, (made.detach(),), release=True)
 
     def unlisten(self, request: dict[str, Any], _fds: list[int]) -> Reply:
         """{network, name} → {}"""

@@ -62,7 +62,7 @@ class Hub:
     def __init__(self, kernel: Kernel, subnet: str) -> None:
         self.addresses = Addresses(subnet)
         self.members: dict[str, Port] = {}                      # container → its port
-        self.listeners: dict[str, tuple[str, list[socket.socket]]] = {}   # name → its address, its sockets
+        self.listeners: dict[str, str] = {}                     # name of listeners → their address
         self._ready: dict[str, Port] = {}                       # address → a port that waits for its container
         self._kernel = kernel
         self._next_index = _FIRST_PORT
@@ -129,11 +129,14 @@ class Hub:
             self.addresses.give_back(port.address)
 
     def listen(self, name: str, number: int, backlog: int) -> tuple[str, socket.socket]:
-        """Return an address of the hub, the same for each listener of this name, and a socket that listens there."""
+        """Return an address of the hub, the same for each listener of this name, and a socket that listens there.
+
+        No copy of the socket is kept: its port is closed once its owner closes it.
+        """
         if any(name in port.names for port in self.members.values()):
             raise AddressError(f"the name {name!r} belongs to a container of this network")
         known = self.listeners.get(name)
-        address = known[0] if known else self.addresses.take_highest()
+        address = known or self.addresses.take_highest()
         with self._kernel.namespaces.inside(self.netns):
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -145,21 +148,19 @@ class Hub:
             if not known:
                 self.addresses.give_back(address)
             raise
-        self.listeners.setdefault(name, (address, []))[1].append(made)
+        self.listeners[name] = address
         return address, made
 
     def unlisten(self, name: str) -> None:
-        """End all listeners of this name, also those whose sockets somebody else still holds."""
-        address, sockets = self.listeners.pop(name, ("", []))
-        for listening in sockets:
-            _shut(listening)
+        """Forget a name and its address; its sockets are their owner's."""
+        address = self.listeners.pop(name, "")
         if address:
             self.addresses.give_back(address)
 
     def find(self, name: str) -> list[str] | None:
         """Return the addresses of `name`, which must be in lower case, or None."""
         if name in self.listeners:
-            return [self.listeners[name][0]]
+            return [self.listeners[name]]
         return [port.address for port in self.members.values() if name in port.names] or None
 
     def name_of(self, address: str) -> str | None:
@@ -167,7 +168,7 @@ class Hub:
         for port in self.members.values():
             if port.address == address and port.names:
                 return port.names[0]
-        return next((name for name, (known, _) in self.listeners.items() if known == address), None)
+        return next((name for name, known in self.listeners.items() if known == address), None)
 
     def container_at(self, address: str) -> str | None:
         """Return the container whose address this is."""
@@ -175,7 +176,7 @@ class Hub:
 
     def names(self) -> dict[str, str]:
         """Return all names and their addresses; of a name that several have, the first."""
-        found = {name: address for name, (address, _) in self.listeners.items()}
+        found = dict(self.listeners)
         for port in self.members.values():
             for name in port.names:
                 found.setdefault(name, port.address)
@@ -183,8 +184,6 @@ class Hub:
 
     def close(self) -> None:
         """Let go of everything."""
-        for name in list(self.listeners):
-            self.unlisten(name)
         for port in (*self.members.values(), *self._ready.values()):
             _release(port)
         self._close_sockets()
@@ -264,11 +263,3 @@ def _release(port: Port) -> None:
     if port.netns is not None:
         os.close(port.netns)
         port.netns = None
-
-
-def _shut(listening: socket.socket) -> None:
-    try:
-        listening.shutdown(socket.SHUT_RDWR)
-    except OSError:   # not listening any more
-        pass
-    listening.close()
