@@ -51,6 +51,7 @@ def wait_until(container: Container, condition: waits.Wait, timeout: float) -> N
                 f"{container.last_lines()}",
                 remedy="raise wait_timeout=, or look at the log above for what it waits for")
         if container.poll_exit(min(pause, remaining)):
+            container.log_position()   # waits for its last words to be in the log
             if probe() is None:   # it may have done what was waited for, and ended
                 return
             raise ContainerExited(f"{container.obituary()} while {condition} was waited for{container.last_lines()}",

@@ -168,7 +168,7 @@ def test_a_client_is_reset_at_once_while_nothing_listens(sandbox: Sandbox) -> No
     assert get(container.url(80, "hostname")) == "busybox"
     port = container.port(80)
     container.remove()
-    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=30) as late:   # refused, or reset just before
+    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=30) as late:   # or reset
         late.recv(1)
 
 
