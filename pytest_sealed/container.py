@@ -394,8 +394,8 @@ class Container:
             tail: only that many last lines.
         """
         self._flush()
-        text = "".join(record.text for record in self.log_records(since=since or 0) if stream in (None, record.stream))
-        return text if tail is None else "\n".join(text.splitlines()[-tail:])
+        text = spool.text(record for record in self.log_records(since=since or 0) if stream in (None, record.stream))
+        return text if tail is None else "\n".join(text.splitlines()[-tail:] if tail > 0 else [])
 
     def log_records(self, *, since: int = 0) -> list[spool.Record]:
         """Return the pieces of its log after the position `since`, with their stream and time."""

@@ -146,7 +146,7 @@ class _LogProbe:
         self._container, self._condition = container, condition
         self._pattern = re.compile(condition.pattern)
         self._position = container.started_position
-        self._rest = {"stdout": "", "stderr": ""}
+        self._rest = {"stdout": b"", "stderr": b""}
         self._seen = 0
         self._last = ""
 
@@ -155,16 +155,19 @@ class _LogProbe:
             self._position = record.end
             if self._condition.stream not in (None, record.stream):
                 continue
-            *lines, self._rest[record.stream] = (self._rest[record.stream] + record.text).split("\n")
+            *lines, self._rest[record.stream] = (self._rest[record.stream] + record.data).split(b"\n")
             for line in lines:
-                self._last = line or self._last
-                self._seen += bool(self._pattern.search(line))
-        partial = sum(bool(rest and self._pattern.search(rest)) for rest in self._rest.values())
+                self._last = line.decode("utf-8", "replace") or self._last
+                self._seen += self._matches(line)
+        partial = sum(self._matches(rest) for rest in self._rest.values() if rest)
         if self._seen + partial >= self._condition.times:
             return None
         if not self._last:
             return "no output yet"
         return f"{self._seen} of {self._condition.times} such lines; the last line was {self._last[:200]!r}"
+
+    def _matches(self, line: bytes) -> bool:
+        return bool(self._pattern.search(line.decode("utf-8", "replace")))
 
 
 class _AllOf:

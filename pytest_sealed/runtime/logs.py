@@ -5,6 +5,7 @@ The forwarder's answer to `flush` comes before anything that was written earlier
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Literal
 
 from pytest_sealed.runtime.forward.record import MAGIC, RECORD, SEGMENT, SEGMENT_MAGIC, STREAMS
 
-__all__ = ["Record", "lines", "position", "read"]
+__all__ = ["Record", "lines", "position", "read", "text"]
 
 _TRIES = 50      # a rotation between two opens is seen and the pair opened again; a segment lasts longer than this
 
@@ -104,6 +105,13 @@ def lines(records: Iterable[Record], *, partial: bool = True) -> Iterator[Record
             line = _joined(begun)
             if line.data:
                 yield line
+
+
+def text(records: Iterable[Record]) -> str:
+    """Return what records say, in order; a character that two of a stream's share is one. No UTF-8 becomes U+FFFD."""
+    decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in STREAMS}
+    said = [decoders[record.stream].decode(record.data) for record in records]
+    return "".join([*said, *(decoder.decode(b"", final=True) for decoder in decoders.values())])
 
 
 def _joined(pieces: list[Record]) -> Record:
