@@ -34,6 +34,7 @@ ExecResult = execution.ExecResult
 
 _KILL = 30.0    # seconds until a container that doesn't die counts as a bug
 _LAST_LINES = 20
+_MOST_PASSED = 240   # descriptors in one request, of the kernel's SCM_MAX_FD (253)
 _NEWS = 0.05     # seconds that the news of an end may take: a test fails by the lost connection first
 
 
@@ -235,6 +236,10 @@ class Container:
 
     def _ask(self, tty: bool, stdio: Sequence[int]) -> None:
         with self._life.lock, contextlib.ExitStack() as passed:
+            if len(self._listeners) + len(self.spec.mounts) > _MOST_PASSED:
+                raise SpecError(
+                    f"container {self.name!r} has {len(self._listeners)} ports and {len(self.spec.mounts)} mounts from the start, "
+                    f"and {_MOST_PASSED} can be handed over at once", remedy="ask for ports by port() once it runs")
             mounts, fds = copying.open_mounts(self._session, self.spec, self._image, passed)
             request = run_request(
                 self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts, tty=tty,

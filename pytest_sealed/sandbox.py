@@ -109,6 +109,7 @@ class Sandbox:
         self._parent = parent
         self._shared: _Shared = parent._shared if parent is not None else _Shared(store)
         self._leases = contextlib.ExitStack()
+        self._leased: set[str] = set()
         self._lock = threading.RLock()
         self._closed = False
 
@@ -196,7 +197,9 @@ class Sandbox:
         with self._lock:   # several threads may start containers at once
             networks = self._networks(spec)
             name = self._name(spec, found.reference, networks)
-            self._leases.enter_context(self.store.lease(found))
+            if found.digest not in self._leased:
+                self._leases.enter_context(self.store.lease(found))
+                self._leased.add(found.digest)
             container = spec.handle(session, spec, found, name=name, networks=networks, joins=joins)
             self.containers.append(container)
         return container
