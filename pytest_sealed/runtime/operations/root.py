@@ -20,7 +20,9 @@ class MemoryScratch(Operation):
     size: int
 
     def apply(self, context: Context) -> None:
-        mounts.mount("tmpfs", self.path, "tmpfs", mounts.MS_NODEV, f"size={self.size},mode=0700")
+        # A file without content takes some 2 KiB of the kernel's memory, which count as well: an inode a page leaves room for them.
+        inodes = max(self.size // 4096, 1024)
+        mounts.mount("tmpfs", self.path, "tmpfs", mounts.MS_NODEV, f"size={self.size},nr_inodes={inodes},mode=0700")
         _make_layers(context, self.path)
 
 
