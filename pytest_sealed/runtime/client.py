@@ -88,7 +88,7 @@ class Session:
         self._ends.callback(_remove_folder, self.run_dir)
         self._ends.callback(_remove_disk, self.disk, self.ids)
         lock = FileLock(self.run_dir / "lock", is_singleton=False)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_END)   # a sweep that looks whether we live holds it for a moment
         self._ends.callback(lock.release)
         (self.run_dir / "logs").mkdir()
         facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": time.time()}

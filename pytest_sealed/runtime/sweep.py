@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pytest_sealed.runtime.launch import run_inside
 from pytest_sealed.runtime.scratch import remove_tree
 
 __all__ = ["live_sessions", "sweep"]
+
+_YOUNG = 30.0   # seconds between a session's folder and the facts in it, at most
 
 
 def live_sessions() -> list[Path]:
@@ -32,6 +35,8 @@ def sweep() -> list[str]:
             continue
         try:
             facts = _facts(path)
+            if not facts and time.time() - path.stat().st_mtime < _YOUNG:
+                continue   # it is just starting
             if "hierarchy" in facts and not remove_session(Hierarchy.from_json(facts["hierarchy"]), path.name):
                 continue   # its processes are still ending: the next sweep takes it
             disk = facts.get("disk", "")
