@@ -44,9 +44,9 @@ class Loop:
         """Serve until `running` is false."""
         while self.running:
             wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1
-            for fd, _ in self._epoll.poll(wait):
-                callback = self._callbacks.get(fd)
-                if callback is not None:
+            # What was watched when the events came: an earlier callback may have closed a descriptor, and a new one got its number.
+            for fd, callback in [(fd, self._callbacks.get(fd)) for fd, _ in self._epoll.poll(wait)]:
+                if callback is not None and self._callbacks.get(fd) is callback:
                     callback()
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
