@@ -174,11 +174,24 @@ class Session:
             return errors.ContainerNotStarted("this sandbox is closed, and its containers are gone",
                                               remedy="use it within its `with` block or fixture")
         if readable_fd(self._pidfd, 1.0):   # its socket closes before it is dead
+            failure = self._failure()
+            if failure:
+                return InternalError(f"the supervisor of this session failed, and all its containers with it\n{failure}".rstrip())
             return ContainerFailed("the supervisor of this session was killed, and all its containers with it",
                                    remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
         log = self.run_dir / "supervisor.log"
         text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         return InternalError(f"the supervisor closed the connection\n{text}".rstrip())
+
+    def _failure(self) -> str:
+        """Return the traceback that the supervisor left on its end; nothing if it was killed."""
+        for _ in range(2):   # a request that it never read is a reset first, see unix(7); what it said comes afterwards
+            try:
+                received = self._channel.receive(peek=True) if readable(self._channel.socket, 0) else None
+            except OSError:
+                continue
+            return str(received[0].get("failed", "")) if received else ""
+        return ""
 
     @property
     def alive(self) -> bool:

@@ -262,12 +262,27 @@ def main() -> None:
     log = os.open(f"{config['run_dir']}/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(log, 2)
     os.dup2(log, 1)
-    supervisor = Supervisor(control, client_pidfd, config)
+    supervisor = None
     try:
+        supervisor = Supervisor(control, client_pidfd, config)
         supervisor.loop.run()
+    except BaseException:
+        _report_failure(control)
+        raise
     finally:
-        supervisor.clean()
+        if supervisor is not None:
+            supervisor.clean()
     os._exit(0)
+
+
+def _report_failure(control: Channel) -> None:
+    """Leave the traceback where the client finds it: the log goes with the run directory."""
+    import traceback
+    try:
+        control.socket.setblocking(False)
+        control.send({"failed": traceback.format_exc()[-4000:]})
+    except OSError:
+        pass   # nobody is there to read it
 
 
 if __name__ == "__main__":
