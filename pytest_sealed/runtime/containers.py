@@ -101,7 +101,6 @@ class Containers:
                 self._failed(record, {"kind": "network", "text": error})
             elif record.removed:
                 self._failed(record, {"kind": "", "text": "it was removed before it started"})
-                self._forget(record)
             else:
                 self._fork(record, stdio)
         except BaseException as caught:
@@ -110,6 +109,8 @@ class Containers:
         finally:
             for fd in {fd for fd in stdio if fd >= 0}:
                 os.close(fd)
+        if record.removed and not record.alive:   # who removed it while it waited for its network waits for that
+            self._forget(record)
 
     def _fork(self, record: ContainerRecord, stdio: list[int]) -> None:
         s, request = self._s, record.request
