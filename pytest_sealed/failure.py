@@ -18,6 +18,8 @@ __all__ = ["describe_end", "format_size", "report", "start_failed"]
 _REMEDIES = {
     "command": "look into the image: sealed run -ti {image} sh",
     "workdir": "look into the image: sealed run -ti {image} sh",
+    "image": "mend the image: /dev, /proc, /sys and /etc are folders in one that containers can be made of",
+    "scratch": 'give it more: scratch_size="1M" or memory=, of which half is for the writable layer',
     "ulimit": "give less: no more than `ulimit -a -H` shows on the host",
     "mount": "mount it elsewhere: `sealed run -ti {image} sh` shows what the image has there",
     "terminal": "",

@@ -40,7 +40,8 @@ def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Chann
         result, passed = work(root, request, ids, fds)
         reply.send({"ok": result}, passed)
     except OSError as error:
-        reply.send({"error": {"kind": "files", "errno": error.errno or 0, "text": error.strerror or str(error)}})
+        text = (error.strerror or str(error)).removeprefix("openat2: ")
+        reply.send({"error": {"kind": "files", "errno": error.errno or 0, "text": text}})
     except BaseException as error:
         reply.send({"error": {"kind": "files", "errno": 0, "text": f"{type(error).__name__}: {error}"}})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -31,6 +32,10 @@ class Kernel(Operation):
                                resolve=files.RESOLVE_IN_ROOT | files.RESOLVE_NO_SYMLINKS)
         except FileNotFoundError:
             fd = context.directory(self.target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise Refused("image", f"the image's {self.target} is no folder") from error
         context.mount_on(fd, self.fstype, self.fstype, self.flags, self.data or None)
 
 
@@ -148,7 +153,12 @@ class Written(Operation):
     path: str
 
     def apply(self, context: Context) -> None:
-        context.write(self.path, self.data.encode())
+        try:
+            context.write(self.path, self.data.encode())
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise Refused("scratch", f"its writable layer is too small for {self.path}") from error
+            raise Refused("image", f"the image's {self.path} can't be written: {os.strerror(error.errno or 0)}") from error
 
 
 class Masked(Operation):
