@@ -35,7 +35,7 @@ def sweep() -> list[str]:
             continue
         try:
             facts = _facts(path)
-            if not facts and time.time() - path.stat().st_mtime < _YOUNG:
+            if not facts and _alive(path.name) and time.time() - path.stat().st_mtime < _YOUNG:
                 continue   # it is just starting
             if "hierarchy" in facts and not remove_session(Hierarchy.from_json(facts["hierarchy"]), path.name):
                 continue   # its processes are still ending: the next sweep takes it
