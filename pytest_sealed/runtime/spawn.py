@@ -270,8 +270,8 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
     argv = request["argv"]
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.umask(0o022)
-    process.close_range(3, cloexec=True)
-    # Last, and by no file opened afterwards: the descriptors of the supervisor, which are open until the exec, would count.
+    _close_all_but(sync.fileno())
+    # Last: while the supervisor's descriptors are open, they would count.
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
     for name, soft, hard in request["rlimits"]:
@@ -296,6 +296,18 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
         raise StartFailed("command", f"{program} is not executable for the user {account.name or account.uid} (permission denied)")
     where = "" if "/" in program else f" in PATH={environment['PATH']}"
     raise StartFailed("command", f"there is no {program!r} in the image{where}")
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what lies beyond the standard streams before the exec, and `kept` by it.
+
+    In the middle of an execve this process is the container's already, and its other descriptors still are open: for a moment
+    its root could list them, and with CAP_SYS_PTRACE use them.
+    """
+    process.close_range(kept, kept, cloexec=True)
+    if kept > 3:
+        process.close_range(3, kept - 1)
+    process.close_range(kept + 1)
 
 
 def _fail(sync: Channel, error: BaseException) -> None:
