@@ -398,12 +398,17 @@ class Container:
             since: a `log_position()`; by default everything that is kept (the log is bounded).
             tail: only that many last lines.
         """
-        self._flush()
         text = spool.text(record for record in self.log_records(since=since or 0) if stream in (None, record.stream))
         return text if tail is None else "\n".join(text.splitlines()[-tail:] if tail > 0 else [])
 
-    def log_records(self, *, since: int = 0) -> list[spool.Record]:
-        """Return the pieces of its log after the position `since`, with their stream and time."""
+    def log_records(self, *, since: int = 0, flush: bool = True) -> list[spool.Record]:
+        """Return the pieces of its log after the position `since`, with their stream and time.
+
+        Args:
+            flush: False: those that are in the log already, rather than all that has been written until now.
+        """
+        if flush:
+            self._flush()
         return spool.read(self._log_path, since=since)
 
     def log_position(self) -> int:

@@ -151,7 +151,7 @@ class _LogProbe:
         self._last = ""
 
     def __call__(self) -> str | None:
-        for record in self._container.log_records(since=self._position):
+        for record in self._container.log_records(since=self._position, flush=False):
             self._position = record.end
             if self._condition.stream not in (None, record.stream):
                 continue
