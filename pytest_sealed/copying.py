@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["get", "open_mounts", "put", "read", "write"]
 
 _COPY = 600.0   # seconds for a copy
+_LARGEST_TEXT = 256 << 20   # bytes that are read into memory
+_PIECE = 1 << 20
 
 
 def _ask(session: Session, container: str, action: str, path: str, fds: list[int] | None = None,
@@ -53,10 +55,16 @@ def _filling(container: str, path: str) -> Iterator[None]:
 
 
 def read(session: Session, container: str, path: str) -> bytes:
-    """Return the content of a regular file."""
+    """Return the content of a regular file, which may be a sparse one of any size, or grow while it is read."""
     _, (fd,) = _ask(session, container, "read", path)
+    data = bytearray()
     with os.fdopen(fd, "rb") as file:
-        return file.read()
+        while piece := file.read(_PIECE):
+            data += piece
+            if len(data) > _LARGEST_TEXT:
+                raise ContainerFailed(f"{path} in container {container.rpartition('-')[0]!r}: it has more than {_LARGEST_TEXT >> 20} MiB",
+                                      remedy="copy it with get(), and read the copy in pieces")
+    return bytes(data)
 
 
 def write(session: Session, container: str, path: str, data: bytes, mode: int, user: int) -> None:

@@ -6,6 +6,7 @@ others, and keeps the session's ids: it can reach what the container's users can
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.protocol import Channel
 
 __all__ = ["serve_files"]
+
+_DEEPEST = 256   # folders within folders, as in images
 
 _MODULES: dict[str, Any] = {}
 """What copies of folders need: too much for the supervisor, and not to be imported in a container."""
@@ -118,6 +121,8 @@ def _pack_folder(archive: Any, folder: int, prefix: str) -> None:
             member.type, member.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=folder)
             archive.addfile(member)
         elif stat.S_ISDIR(facts.st_mode):
+            if prefix.count("/") >= _DEEPEST:
+                raise OSError(errno.ENAMETOOLONG, f"more than {_DEEPEST} folders within each other")
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             member.type = tarfile.DIRTYPE
             archive.addfile(member)
