@@ -116,7 +116,7 @@ _FIXED = {DEFAULT: 0, "class": 1, "module": 2, "package": 3, "session": 4}
 def _subnet(name: str, taken: set[str]) -> str:
     """Return the network's /24: fixed for those of the scopes, else by a hash of the name, the next free one up."""
     start = _FIXED.get(name, 16 + zlib.crc32(name.encode()) % 240)
-    for third in (start, *(5 + (start + step) % 251 for step in range(251))):
+    for third in (start, *(5 + (start - 5 + step) % 251 for step in range(251))):
         subnet = f"10.89.{third}.0/24"
         if subnet not in taken:
             return subnet

@@ -98,7 +98,7 @@ def test_an_images_health_check_is_waited_for(sandbox: Sandbox) -> None:
     found = sandbox.store.get("busybox")
     config = dataclasses.replace(found.config, healthcheck=("sh", "-c", "echo sick >&2; test -e /healthy"))
     checked = dataclasses.replace(found, config=config)
-    spec = image("busybox", command=["sh", "-c", "until [ -e /go ]; do :; done; touch /healthy; exec sleep 1000000"])
+    spec = image("busybox", command=["sh", "-c", "[ -e /go ] && sleep 0.3 && touch /healthy; exec sleep 1000000"])
     container = Container(sandbox.session, spec, checked, name="checked", networks=[])
     sandbox.containers.append(container)
     container.launch()
@@ -165,6 +165,16 @@ def test_an_end_by_a_signal_names_it(sandbox: Sandbox) -> None:
 def test_what_has_done_what_was_waited_for_may_end(sandbox: Sandbox) -> None:
     container = sandbox.run("busybox", ["sh", "-c", "echo done"], wait=log("done"), wait_timeout=LONG)
     assert container.wait(60) == 0
+
+
+def test_what_holds_only_once_it_has_ended_is_asked_for_a_last_time(sandbox: Sandbox) -> None:
+    def look(container: Container) -> str | None:
+        if container.status == "stopped":
+            return None
+        container.write_text("/go", "")
+        return "it runs"
+    container = sandbox.run("busybox", ["sh", "-c", "until [ -e /go ]; do :; done; exit 3"], wait=probe(look, "its end"), wait_timeout=LONG)
+    assert container.exit_code == 3
 
 
 # ---------------------------------------------------------------- it never is
