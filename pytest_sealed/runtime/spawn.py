@@ -186,8 +186,12 @@ def _become(request: dict[str, Any], account: Account, ids: IdMap, stdio: list[i
     process.drop_bounding(keep)
     process.clear_ambient()
     if ids.single:
-        os.setresgid(account.gid, account.gid, account.gid)
-        os.setresuid(account.uid, account.uid, account.uid)
+        try:
+            os.setresgid(account.gid, account.gid, account.gid)
+            os.setresuid(account.uid, account.uid, account.uid)
+        except OSError as error:   # a command beside the container's own, by another user
+            raise StartFailed("ids", "in single-id mode a container has the ids of its own user only, and not "
+                              f"{account.uid}:{account.gid}") from error
     else:
         os.setgroups(account.groups)
         os.setresgid(account.gid, account.gid, account.gid)

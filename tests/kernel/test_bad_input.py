@@ -106,6 +106,7 @@ def test_what_cannot_be_says_why_and_leaves_nothing(sandbox: Sandbox, bad: Bad, 
     assert (again.status, again.address) == ("running", "10.89.0.2")
 
 
+@pytest.mark.usefixtures("several_ids")
 def test_a_program_that_only_root_may_run_says_who_may_not(sandbox: Sandbox) -> None:
     with pytest.raises(ContainerFailed, match=r"/root/x is not executable for the user nobody \(permission denied\)"):
         run("/root/x", user="nobody")(sandbox)

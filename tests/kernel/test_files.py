@@ -44,6 +44,7 @@ def test_a_file_is_made_with_its_parents_mode_and_owner(sandbox: Sandbox, single
     assert sh(container, "stat -c '%a %u:%g' /srv/a /srv/a/b/file").splitlines() == [f"755 {owner}", f"640 {owner}"]
 
 
+@pytest.mark.usefixtures("several_ids")
 def test_a_file_that_is_there_keeps_its_owner_mode_and_names(sandbox: Sandbox) -> None:
     container = idle(sandbox)
     sh(container, "echo a long old text > /srv/file; chmod 604 /srv/file; chown 7:8 /srv/file; ln /srv/file /srv/second")
@@ -174,6 +175,7 @@ def test_a_folder_goes_in_and_comes_out_but_for_what_is_neither_file_folder_nor_
     assert listed(back) == listed(source)
 
 
+@pytest.mark.usefixtures("several_ids")
 def test_copies_belong_to_whom_they_were_given_to(sandbox: Sandbox, tmp_path: Path) -> None:
     container = idle(sandbox)
     tree(tmp_path / "source")

@@ -19,6 +19,7 @@ SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 # ---------------------------------------------------------------- ids and capabilities
 
 
+@pytest.mark.usefixtures("several_ids")
 def test_root_inside_is_the_first_of_a_range_of_ids(sandbox: Sandbox) -> None:
     container = idle(sandbox)
     assert sh(container, "id -u; id -g; id -G").split() == ["0", "0", "0"]
@@ -69,6 +70,7 @@ def test_fewer_capabilities_can_be_asked_for(sandbox: Sandbox) -> None:
     assert "Operation not permitted" in container.exec(["chroot", "/"]).stderr
 
 
+@pytest.mark.usefixtures("several_ids")
 def test_a_setuid_program_gives_nothing(sandbox: Sandbox) -> None:
     container = sandbox.run("python", FOREVER)
     sh(container, "cp /usr/bin/python3.11 /opt/python && chmod 4755 /opt/python")   # busybox would drop its privileges by itself

@@ -110,6 +110,7 @@ def test_the_devices_work(sandbox: Sandbox, user: str) -> None:
     assert sh(container, "echo shared > /dev/shm/file; cat /dev/shm/file") == "shared\n"
 
 
+@pytest.mark.usefixtures("several_ids")
 def test_a_program_can_have_a_terminal(sandbox: Sandbox) -> None:
     container = sandbox.run("python", FOREVER)
     script = "import os, pty; m, s = pty.openpty(); os.write(s, b'hello'); print(os.ttyname(s), os.read(m, 5))"
@@ -162,6 +163,7 @@ with socket.create_server(("127.0.0.1", 80)) as listener:
 
 @pytest.mark.parametrize("options", [{}, {"network": None}])
 @pytest.mark.parametrize("user", ["0", "1000"])
+@pytest.mark.usefixtures("several_ids")
 def test_any_user_may_ping_and_listen_below_1024(sandbox: Sandbox, options: ContainerChanges, user: str) -> None:
     container = sandbox.run("python", FOREVER, **options)
     assert container.exec(["python3", "-c", PING_AND_LISTEN], user=user, check=True).stdout == "hello\n80\n"
