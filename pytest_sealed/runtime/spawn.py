@@ -18,6 +18,7 @@ import termios
 
 from pytest_sealed.linux import files, namespaces, process
 from pytest_sealed.runtime import operations
+from pytest_sealed.runtime.init import fork_under_init
 from pytest_sealed.runtime.user import Account, UnknownUser, resolve_user
 
 TYPE_CHECKING = False
@@ -64,7 +65,7 @@ def run_container(request: dict[str, Any], steps: list[operations.Operation], id
         _enter_user_namespace(account, list(context.kept.values()), sync)
         _become(request, account, ids, stdio, context.root_fd)
         if request["init"]:
-            _fork_under_init(sync, request["tty"])
+            fork_under_init(sync, request["tty"])
         _execute(request, account, sync)
     except BaseException as error:
         _fail(sync, error)
@@ -222,49 +223,6 @@ def _change_directory(path: str, root_fd: int) -> None:
         os.getcwd()   # ENOENT here means that the directory is outside the root
     except OSError as error:
         raise StartFailed("workdir", f"the working directory {path!r} can't be entered: {os.strerror(error.errno or 0)}") from error
-
-
-def _fork_under_init(sync: Channel, terminal: bool) -> None:
-    """Fork: the parent stays PID 1 and reaps, the child goes on to the command."""
-    # What comes before there are handlers must wait for them: PID 1 ignores what it neither handles nor blocks.
-    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    child = os.fork()
-    if child == 0:
-        if terminal:   # Ctrl-C is for the command; PID 1 would pass it on a second time
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            os.setpgid(0, 0)
-            os.tcsetpgrp(0, os.getpgrp())
-            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
-        return
-    sync.close()
-    process.set_name("sealed-init")
-    process.set_command_line("/sealed-init")   # the host's paths are none of the container's business
-    process.close_range(0)
-    forwarded = set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
-    for number in forwarded:
-        try:
-            signal.signal(number, lambda received, _frame: _pass_on(child, received))
-        except (OSError, ValueError):
-            continue   # reserved by the C library
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    while True:
-        try:
-            pid, status = os.wait()
-        except InterruptedError:
-            continue
-        except ChildProcessError:
-            os._exit(127)
-        if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            # PID 1 can't end by a signal of its own namespace: the shells' 128 + n says it
-            os._exit(code if code >= 0 else 128 - code)
-
-
-def _pass_on(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoReturn:
