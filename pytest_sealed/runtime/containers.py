@@ -339,9 +339,7 @@ class Containers:
         try:
             process.pidfd_send_signal(record.pidfd, signal.SIGKILL)
         except ProcessLookupError:
-            return   # it has ended, and its status was taken just now
-        if record.state == "paused" and record.group is not None:
-            record.group.thaw()   # a frozen process of cgroup v1 doesn't die
+            pass   # it has ended, and its status was taken just now
 
     def pause(self, container: str) -> None:
         record = self.alive(container)

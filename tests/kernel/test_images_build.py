@@ -48,22 +48,34 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own if own.is_dir() else tmp_path_factory.mktemp("cache")
 
 
+def empty(store: Store) -> None:
+    """Remove the images of a store, whose files an account with a range of ids can't remove otherwise: for pytest's clean-up."""
+    for name in store.names():
+        store.remove(name)
+
+
 @pytest.fixture
-def new_store(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Callable[[], Store]:
+def new_store(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Iterator[Callable[[], Store]]:
+    made: list[Store] = []
+
     def make() -> Store:
         root = tmp_path_factory.mktemp("store")
         (root / "cache").symlink_to(fetched)
-        return Store(root)
-    return make
+        made.append(Store(root))
+        return made[-1]
+    yield make
+    for store in made:
+        empty(store)
 
 
 @pytest.fixture(scope="module")
-def busybox(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Store:
+def busybox(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Iterator[Store]:
     root = tmp_path_factory.mktemp("store")
     (root / "cache").symlink_to(fetched)
     store = Store(root)
     Builder(store).build(find_recipe("busybox"))
-    return store
+    yield store
+    empty(store)
 
 
 @pytest.fixture

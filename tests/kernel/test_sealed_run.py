@@ -100,6 +100,7 @@ def test_the_standard_input_is_passed_with_i_alone() -> None:
 
 def test_options_reach_the_container(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("from the host")
+    tmp_path.chmod(0o755)   # the user in the container is another than this account
     done = run("-e", "A=b c", "-m", "32M", "-u", "65534", "-w", "/tmp", "-v", f"{tmp_path}:/data", "--name", "box", "busybox",
                "sh", "-c", "echo $A; id -u; pwd; cat /data/f; echo; hostname; cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
     assert done.stdout.splitlines()[:5] == ["b c", "65534", "/tmp", "from the host", "box"], done.stderr

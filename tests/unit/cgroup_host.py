@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_sealed.runtime.cgroups import Group, Hierarchy, detect
 
-ALL = ["memory", "cpu", "cpuacct", "pids", "freezer"]
+ALL = ["memory", "cpu", "cpuacct", "pids"]
 MIB = 1 << 20
 
 

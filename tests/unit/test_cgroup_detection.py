@@ -91,7 +91,7 @@ def test_v2_uses_pytests_own_cgroup_for_all_controllers(host: Host) -> None:
     own = host.v2("/user.slice/mine.scope", enabled="cpu memory pids")
     found = host.detect()
     assert found.version == found.kind == "v2"
-    assert found.bases == dict.fromkeys(ALL, str(own))
+    assert found.bases == dict.fromkeys([*ALL, "freezer"], str(own))
     assert not found.needs_leaf
 
 

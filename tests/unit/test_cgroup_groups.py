@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_a_directory_that_cannot_go_is_false_and_the_others_go(v1: Hierarchy) ->
 def test_a_directory_that_goes_while_its_session_is_removed_is_no_error(v1: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [Group.create(v1, "s1", name, {}) for name in ("a", "b")]
     for group in groups:
-        Path(group.directories["freezer"], "file").write_text("")    # a directory that can't go, as if it held a process
+        Path(group.directories["pids"], "file").write_text("")    # a directory that can't go, as if it held a process
     killed: list[str] = []
 
     def gone(_self: object, directory: str) -> None:
@@ -139,13 +141,27 @@ def test_on_v2_a_container_mounts_its_own_hierarchy(v2: Hierarchy) -> None:
     assert Group(v2, "s1", "db").inside_binds() == []
 
 
-def test_v1_freezing_that_does_not_complete_is_false_and_can_be_repeated(v1: Hierarchy) -> None:
-    group = new_group(v1, {"freezer.state": "FREEZING\n"})    # reads FROZENNG once FROZEN was written over it: not yet
-    assert group.freeze(timeout=0.001) is False
-    Path(group.directories["freezer"], "freezer.state").write_text("FREEZE")
-    assert group.freeze(timeout=0) is True
-    group.thaw()
-    assert text_of(group, "freezer", "freezer.state") == "THAWED"
+def test_v1_stops_whoever_is_forked_meanwhile_too(v1: Hierarchy) -> None:
+    with subprocess.Popen(["sleep", "100"]) as one, subprocess.Popen(["sleep", "100"]) as two:
+        try:
+            group = new_group(v1, {"cgroup.procs": f"{one.pid}\n", "tasks": f"{one.pid}\n{two.pid}\n"})
+            assert group.freeze(timeout=0.05) is False
+            Path(group.directories["pids"], "cgroup.procs").write_text(f"{one.pid}\n{two.pid}\n")
+            assert group.freeze() is True
+            group.thaw()
+            assert group.freeze(timeout=5) is True
+            group.kill()
+            assert (one.wait(5), two.wait(5)) == (-signal.SIGKILL, -signal.SIGKILL)
+        finally:
+            one.kill()
+            two.kill()
+
+
+def test_v1_kills_though_somebody_cannot_be_stopped(v1: Hierarchy) -> None:
+    with subprocess.Popen(["sleep", "100"]) as one:
+        group = new_group(v1, {"cgroup.procs": f"{one.pid}\n", "tasks": f"{one.pid}\n{os.getpid()}\n"})
+        group.kill()
+        assert one.wait(5) == -signal.SIGKILL
 
 
 def test_v2_freezing_is_read_from_the_events(v2: Hierarchy) -> None:
@@ -158,6 +174,6 @@ def test_v2_freezing_is_read_from_the_events(v2: Hierarchy) -> None:
 
 
 def test_pausing_without_a_freezer_says_why() -> None:
-    hierarchy = Hierarchy("v1", {}, {"freezer": Refusal("the freezer controller isn't mounted", "mount it")})
-    with pytest.raises(LimitUnavailable, match=r"pausing can't be enforced: the freezer controller isn't mounted\n.*mount it"):
+    hierarchy = Hierarchy("v1", {}, {"pids": Refusal("the pids controller isn't mounted", "mount it")})
+    with pytest.raises(LimitUnavailable, match=r"pausing can't be enforced: the pids controller isn't mounted\n.*mount it"):
         Group(hierarchy, "s1", "db").freeze()

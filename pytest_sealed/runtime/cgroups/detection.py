@@ -26,7 +26,7 @@ def detect(root: str = "/sys/fs/cgroup", proc: str = "/proc") -> Hierarchy:
         proc: where self/cgroup, self/mountinfo and cgroups are read.
     """
     mounts = find_mounts(root, proc)
-    names = [controller.name for controller in CONTROLLERS["v1"]]
+    names = list(dict.fromkeys(controller.name for controller in CONTROLLERS["v1"]))
     if any(mount.controllers.intersection(names) for mount in mounts if mount.version == "v1"):
         return _detect_v1(mounts, proc, names)
     unified = next((mount for mount in mounts if mount.version == "v2"), None)
@@ -59,7 +59,6 @@ def _detect_v1(mounts: list[Mount], proc: str, names: list[str]) -> Hierarchy:
     # A process is moved between v2 cgroups by who may write to their common ancestor: hence no delegated directory here.
     if unified is None or unified.own is None or _probe(unified.own):
         return Hierarchy("v1", bases, refusals)
-    refusals.pop("freezer", None)
     return Hierarchy("hybrid", bases | {"freezer": unified.own}, refusals)
 
 

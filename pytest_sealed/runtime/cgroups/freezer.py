@@ -1,7 +1,8 @@
-"""Freezing and killing a whole cgroup: v1's freezer controller; in v2 core files of every cgroup.
+"""Freezing and killing a whole cgroup: in v2 by core files of every cgroup, in v1 by signals.
 
-They matter for the end of a session: what v1 has frozen ignores even SIGKILL, and keeps its PID namespace
-from ending, until somebody thaws it. v2 kills what it has frozen. So a hybrid host uses v2's files.
+Not by v1's freezer controller: what it has frozen ignores even SIGKILL, and keeps its PID namespace from
+ending, until somebody thaws it; and nobody may be left to do that. v2 kills what it has frozen, and SIGKILL
+ends what was stopped. A hybrid host uses v2's files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pytest_sealed.runtime.cgroups.controller import Controller
 from pytest_sealed.runtime.cgroups.files import read, read_flat, write
 
 __all__ = ["Freezer", "FreezerV1", "FreezerV2"]
+
+_ROUNDS = 50   # of stopping processes while they fork; some may not be the caller's to stop
 
 
 class Freezer(Controller):
@@ -40,33 +43,48 @@ class Freezer(Controller):
 
 
 class FreezerV1(Freezer):
-    """freezer.state. See the kernel's admin-guide/cgroup-v1/freezer-subsystem.rst."""
+    """SIGSTOP and SIGCONT to every process, as signal(7) has them. Only those that the caller's PID namespace knows.
+
+    A parent in the container that waits with WUNTRACED sees its children stop, which no freezer would show it.
+    """
 
     __slots__ = ()
 
+    name = "pids"   # any of v1's hierarchies tells who is in the cgroup, and this one is cheap
+
     def freeze(self, directory: str) -> None:
-        """See `Freezer.freeze`. Written again, it also catches children forked while it was FREEZING."""
-        write(f"{directory}/freezer.state", "FROZEN")
+        """See `Freezer.freeze`. Called again, it also stops children that were being forked the first time."""
+        _signal(directory, signal.SIGSTOP)
 
     def thaw(self, directory: str) -> None:
         """See `Freezer.thaw`."""
-        write(f"{directory}/freezer.state", "THAWED")
+        _signal(directory, signal.SIGCONT)
 
     def frozen(self, directory: str) -> bool:
         """See `Freezer.frozen`."""
-        return (read(f"{directory}/freezer.state") or "").strip() == "FROZEN"
+        threads = read(f"{directory}/tasks") or ""
+        return all(map(_stopped, threads.split())) and threads == (read(f"{directory}/tasks") or "")   # nobody forked meanwhile
 
     def kill(self, directory: str) -> None:
-        """See `Freezer.kill`. Only processes that the caller's PID namespace knows, and whose owner it may signal."""
-        self.freeze(directory)   # nobody forks, and no pid is used anew, between the list and the signals
+        """See `Freezer.kill`."""
+        for _ in range(_ROUNDS):   # nobody forks, and no pid is used anew, between the list and the signals
+            self.freeze(directory)
+            if self.frozen(directory):
+                break
+        _signal(directory, signal.SIGKILL)
+
+
+def _signal(directory: str, number: signal.Signals) -> None:
+    for pid in map(int, (read(f"{directory}/cgroup.procs") or "").split()):   # v1 leaves out whom it can't name
         try:
-            for pid in map(int, (read(f"{directory}/cgroup.procs") or "").split()):   # v1 leaves out whom it can't name
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue
-        finally:
-            self.thaw(directory)
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _stopped(thread: str) -> bool:
+    stat = read(f"/proc/{thread}/stat")
+    return stat is None or stat.rpartition(")")[2].split()[0] in "TtZX"   # proc_pid_stat(5)
 
 
 class FreezerV2(Freezer):

@@ -200,8 +200,9 @@ class Group:
         freezer.kill(directory)
 
     def _freezer(self) -> tuple[Freezer, str]:
-        self.hierarchy.require("freezer", "pausing")
-        return next(controller for controller in self.controllers if isinstance(controller, Freezer)), self.directories["freezer"]
+        freezer = next(controller for controller in self.hierarchy.controllers if isinstance(controller, Freezer))
+        self.hierarchy.require(freezer.name, "pausing")
+        return freezer, self.directories[freezer.name]
 
     def inside_binds(self) -> list[tuple[str, str]]:
         """Return (host directory, path in the container) of read-only binds by which programs inside see their own limits.
@@ -220,7 +221,7 @@ class Group:
 def remove_session(hierarchy: Hierarchy, session: str, *, kill: bool = True) -> bool:
     """Remove every cgroup of `session`, after killing what still runs in one; False if it hasn't ended yet: try later.
 
-    For the end of a session, whatever its supervisor's: a container that v1 froze survives even SIGKILL until this.
+    For the end of a session, whatever its supervisor's.
 
     Args:
         kill: False: remove only what holds no process, where it isn't certain that the session is dead. (A live one
@@ -230,7 +231,7 @@ def remove_session(hierarchy: Hierarchy, session: str, *, kill: bool = True) -> 
     if _remove_all(tops) or not kill:
         return not any(os.path.exists(top) for top in tops)
     freezer = next(controller for controller in hierarchy.controllers if isinstance(controller, Freezer))
-    top = f"{hierarchy.bases.get('freezer', '')}/{_session_name(session)}"
+    top = f"{hierarchy.bases.get(freezer.name, '')}/{_session_name(session)}"
     for name in children(top):
         try:
             freezer.kill(f"{top}/{name}")
