@@ -19,7 +19,7 @@ from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
 from pytest_sealed.runtime import logs as spool
-from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal
+from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal, parse_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -358,7 +358,8 @@ class Container:
         return self.networks[0].connect(self.address, port, timeout=timeout)
 
     def exec(self, command: Sequence[str], *, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None,
-             user: str | int | None = None, workdir: str | None = None, timeout: float | None = None, check: bool = False) -> ExecResult:
+             user: str | int | None = None, workdir: str | None = None, timeout: float | None = None, check: bool = False,
+             max_output: int | str = execution.MOST_OUTPUT) -> ExecResult:
         """Run a command beside the container's own, and wait for it.
 
         Args:
@@ -368,15 +369,16 @@ class Container:
             user: as in `ContainerOptions`; by default the container's.
             timeout: seconds until it is killed.
             check: a non-zero exit code is a `ContainerFailed` with the command's output.
+            max_output: bytes, or "64M" and the like, of each stream that may be kept in memory.
 
         Raises:
             ExecTimeout: the time is over; the command was killed.
-            ContainerFailed: the command can't be started, or with `check` it failed.
+            ContainerFailed: the command can't be started, with `check` it failed, or it wrote more than `max_output` and was killed.
             ContainerNotStarted: the container doesn't run.
         """
         self._life.require_started()
         return execution.run_exec(self, self._session, self.exec_request(command, env=env, user=user, workdir=workdir),
-                                  stdin=stdin, timeout=timeout, check=check)
+                                  stdin=stdin, timeout=timeout, check=check, max_output=parse_size(max_output, "max_output"))
 
     def exec_request(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, user: str | int | None = None,
                      workdir: str | None = None, tty: bool = False) -> dict[str, Any]:

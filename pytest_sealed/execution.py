@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
 import select
 import shlex
+import termios
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, ExecTimeout, SpecError
+from pytest_sealed.failure import format_size
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container
     from pytest_sealed.runtime.client import Session
 
-__all__ = ["ExecResult", "run_exec"]
+__all__ = ["MOST_OUTPUT", "ExecResult", "run_exec"]
 
+MOST_OUTPUT = 16 << 20   # bytes of each stream that a caller gets unless it says otherwise
 _PIECE = 1 << 16
+_SAID = 4096   # bytes of output in a message
 
 
 @final
@@ -43,7 +49,7 @@ class ExecResult:
 
 
 def run_exec(container: Container, session: Session, request: dict[str, Any], *, stdin: str | bytes | None, timeout: float | None,
-             check: bool) -> ExecResult:
+             check: bool, max_output: int = MOST_OUTPUT) -> ExecResult:
     """Run a command; see `Container.exec`."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     with contextlib.ExitStack() as ends:
@@ -58,7 +64,9 @@ def run_exec(container: Container, session: Session, request: dict[str, Any], *,
         deadline = None if timeout is None else time.monotonic() + timeout
         end: dict[str, Any] | None = None
         while end is None:
-            if not pump.step(deadline):
+            in_time = pump.step(deadline)
+            _require_bounded(pump, max_output, container, request)
+            if not in_time:
                 command = shlex.join(request["argv"])
                 raise ExecTimeout(f"the command {command} in container {container.name!r} ran longer than {timeout:g} s and was killed"
                                   f"{_said(pump)}", remedy="give exec() a longer timeout=")
@@ -71,11 +79,22 @@ def run_exec(container: Container, session: Session, request: dict[str, Any], *,
                     raise _not_started(container, request, message["error"])
                 end = message.get("exited")
         pump.drain()
+        _require_bounded(pump, max_output, container, request)
     code = end["code"] if end["code"] is not None else 128 + end["signal"]
     result = ExecResult(exit_code=code, stdout_bytes=bytes(pump.out), stderr_bytes=bytes(pump.err))
     if check and code != 0:
         raise ContainerFailed(f"{shlex.join(request['argv'])} in container {container.name!r} exited with code {code}{_said(pump)}")
     return result
+
+
+def _require_bounded(pump: _Pump, most: int, container: Container, request: dict[str, Any]) -> None:
+    """Let nothing in a container fill the caller's memory. An error, since whoever judges output that is cut off judges wrongly."""
+    for stream, data in (("stdout", pump.out), ("stderr", pump.err)):
+        if len(data) > most:
+            raise ContainerFailed(
+                f"the command {shlex.join(request['argv'])} in container {container.name!r} wrote more to its {stream} than the "
+                f"{format_size(most)} that exec() keeps",
+                remedy="let it write to a file, and get() that; or give exec() a larger max_output=")
 
 
 def _not_started(container: Container, request: dict[str, Any], error: dict[str, Any]) -> Exception:
@@ -99,7 +118,7 @@ def _not_started(container: Container, request: dict[str, Any], error: dict[str,
 
 
 def _said(pump: _Pump) -> str:
-    text = (pump.err or pump.out).decode("utf-8", "replace").strip()
+    text = (pump.err or pump.out)[-_SAID:].decode("utf-8", "replace").strip()
     return "\n  it said:\n" + "\n".join(f"    {line}" for line in text.splitlines()[-20:]) if text else ""
 
 
@@ -164,20 +183,22 @@ class _Pump:
             os.close(self._into)
             self._into = -1
 
-    def _take(self, fd: int) -> bool:
+    def _take(self, fd: int) -> int:
         try:
             piece = os.read(fd, _PIECE)
         except BlockingIOError:
-            return False
+            return 0
         self._sinks[fd] += piece
         if not piece:
             self._poll.unregister(fd)
             self._sinks.pop(fd)
-        return bool(piece)
+        return len(piece)
 
     def drain(self) -> None:
-        """Take what is in the pipes; something that the command left running may hold them open."""
+        """Take what is in the pipes at this moment; something that the command left running may write to them for ever."""
         for fd in list(self._sinks):
-            while fd in self._sinks and self._take(fd):
-                pass
+            waiting = array.array("i", [0])
+            fcntl.ioctl(fd, termios.FIONREAD, waiting)
+            while waiting[0] > 0 and (taken := self._take(fd)):
+                waiting[0] -= taken
 

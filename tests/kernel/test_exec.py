@@ -154,6 +154,47 @@ def test_many_commands_at_once(sandbox: Sandbox) -> None:
     assert results == {number: f"in{number} {number}\n" for number in range(20)}
 
 
+# ---------------------------------------------------------------- size
+
+
+@EITHER_IDS
+@pytest.mark.parametrize(("stream", "to"), [("stdout", ""), ("stderr", ">&2")])
+def test_output_without_end_is_kept_within_bounds_and_ended(sandbox: Sandbox, stream: str, to: str) -> None:
+    container = idle(sandbox, name="web")
+    with pytest.raises(ContainerFailed) as caught:
+        container.exec(["sh", "-c", f"cat /dev/zero {to}"], timeout=60)
+    assert caught.value.message == (
+        f"the command sh -c 'cat /dev/zero {to}' in container 'web' wrote more to its {stream} than the 16 MiB that exec() keeps")
+    assert "get()" in caught.value.remedy
+    assert "max_output=" in caught.value.remedy
+    eventually(lambda: "/dev/zero" not in sh(container, "ps"), "the command is gone")
+    assert container.status == "running"
+
+
+def test_the_bound_of_output_is_the_callers_and_exact(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    assert container.exec(["head", "-c", "1024", "/dev/zero"], max_output="1K").stdout_bytes == b"\0" * 1024
+    for command in (["head", "-c", "1025", "/dev/zero"], ["sh", "-c", "head -c 1025 /dev/zero >&2; exit 1"]):
+        with pytest.raises(ContainerFailed, match="than the 1 KiB that exec"):
+            container.exec(command, max_output=1024, check=True)
+    assert len(container.exec(["head", "-c", str(20 * MIB), "/dev/zero"], max_output="20M").stdout_bytes) == 20 * MIB
+    with pytest.raises(SpecError, match="max_output='much' is no size"):
+        container.exec(["true"], max_output="much")
+
+
+def test_what_a_command_leaves_writing_for_ever_keeps_nobody_waiting(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    assert container.exec(["sh", "-c", "yes & yes & sleep 0.01"], timeout=60, max_output="256M").exit_code == 0
+    sh(container, "killall yes")
+
+
+def test_an_error_quotes_only_the_end_of_a_long_line(sandbox: Sandbox) -> None:
+    with pytest.raises(ContainerFailed) as caught:
+        idle(sandbox).exec(["sh", "-c", "yes x | head -n 1000000 | tr -d '\\n' >&2; echo end >&2; exit 1"], check=True)
+    assert len(str(caught.value)) < 5000
+    assert str(caught.value).endswith("xend")
+
+
 # ---------------------------------------------------------------- failures
 
 
