@@ -31,7 +31,10 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _try(seed: int, folder: str, shift: int | None) -> str | None:
-    chance, model, lowers, all_rows = random.Random(seed), {}, [], []  # noqa: S311  (the same each time)
+    chance = random.Random(seed)  # noqa: S311  (the same each time)
+    model: Model = {}
+    lowers: list[str] = []
+    all_rows: list[list[tuple[str, str]]] = []
     os.mkdir(folder)
     try:
         for number in range(chance.randint(2, 4)):

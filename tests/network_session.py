@@ -18,6 +18,9 @@ SITE_PACKAGES = str(Path(pyroute2.__file__).parents[1])
 ROOT = str(Path(__file__).parents[1])
 
 
+Socket = socket.socket   # whose name a method below takes
+
+
 class Refused(Exception):
     """The service answered with an error."""
 
@@ -30,7 +33,7 @@ class Place:
         self.address: str = ok.get("address", ok["gateway"])
         self._session = session
 
-    def socket(self, kind: str = "tcp", timeout: float = 5) -> socket.socket:
+    def socket(self, kind: str = "tcp", timeout: float = 5) -> Socket:
         """Return a socket that lives here."""
         message, fds = self._session.agent_ask({"kind": kind}, self.netns)
         if "error" in message:
@@ -43,7 +46,7 @@ class Place:
         """Return the text of a file as it reads from here: /proc/sys/net and /sys aside, few depend on the place."""
         return str(self._session.agent_ask({"read": path}, self.netns)[0].get("text"))
 
-    def listen(self, port: int = 80) -> socket.socket:
+    def listen(self, port: int = 80) -> Socket:
         """Return a TCP socket that listens here, at this place's address."""
         made = self.socket()
         made.bind((self.address, port))

@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -147,9 +148,9 @@ def test_an_account_reaches_nothing_but_its_own(uid: int, delegated: list[str]) 
     def attempts(stranger: int) -> dict[str, str]:
         own = detect().bases
         group = Group.create(detect(), "s1", "db", {"memory": 64 * MIB})
-        results = {f"mkdir in {path}": refused(lambda path=path: os.mkdir(f"{path}/mine")) for path in theirs}
-        results |= {f"enter {path}": refused(lambda path=path: write(f"{path}/cgroup.procs", "0")) for path in theirs}
-        results |= {f"raise {path}": refused(lambda path=path: write(path, "1")) for path in (
+        results = {f"mkdir in {path}": refused(partial(os.mkdir, f"{path}/mine")) for path in theirs}
+        results |= {f"enter {path}": refused(partial(write, f"{path}/cgroup.procs", "0")) for path in theirs}
+        results |= {f"raise {path}": refused(partial(write, path, "1")) for path in (
             f"{own['memory']}/memory.limit_in_bytes", f"{own['cpu']}/cpu.shares", f"{own['pids']}/pids.max",
             f"{own['memory']}/cgroup.clone_children", f"{roots.directories['memory']}/memory.limit_in_bytes",
         )}

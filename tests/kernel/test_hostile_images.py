@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, FOREVER, sh
@@ -39,13 +40,13 @@ class Box:
         (self.layer / path).parent.mkdir(parents=True, exist_ok=True)
         (self.layer / path).symlink_to(leads)
 
-    def run(self, **options: str) -> str:
+    def run(self, **options: Any) -> str:
         """Start a container, and return the first lines of what the names and devices look like inside."""
         ids = self.sandbox.session.ids
         if ids.mode == "root":
             for path in (self.layer, *self.layer.rglob("*")):
                 os.chown(path, ids.uid_start, ids.gid_start, follow_symlinks=False)
-        container = self.sandbox.run("busybox", FOREVER, **options)  # type: ignore[arg-type]
+        container = self.sandbox.run("busybox", FOREVER, **options)
         container.write_text("/etc/added", "mine")
         return sh(container, "cat /etc/hosts /etc/hostname /etc/resolv.conf; ls /proc/1/fd; test -d /sys/class && echo sys")
 

@@ -149,5 +149,6 @@ def test_v1_takes_an_ancestors_lower_quota_instead_of_a_refusal(tmp_path: Path) 
         (tmp_path / path / "cpu.cfs_period_us").write_text(period)
     asked = CpuV1().settings({"cpus": 4})[1]
     other = CpuV1().instead(asked, str(tmp_path / "a/b/c"))
+    assert other is not None
     assert (other.file, other.value) == ("cpu.cfs_quota_us", "200000")
     assert CpuV1().instead(other, str(tmp_path / "a/b/c")) is None

@@ -42,7 +42,7 @@ def run_command(host: Host, *arguments: str) -> int:
     command.add_parser(parser.add_subparsers())
     args = parser.parse_args(["delegate", *arguments])
     assert args.run is command.run
-    return command.run(args, root=str(host.root), proc=str(host.proc))
+    return int(command.run(args, root=str(host.root), proc=str(host.proc)))
 
 
 def test_delegating_again_changes_nothing_and_undoing_twice_neither(v1: Hierarchy, host: Host) -> None:

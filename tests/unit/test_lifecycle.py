@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from pytest_sealed.container import Status
+from pytest_sealed.lifecycle import Status
 from pytest_sealed.runtime.protocol import pair
 from pytest_sealed.runtime.records import TRANSITIONS, ContainerRecord
 

@@ -76,7 +76,7 @@ class Noted(Operation):
     def apply(self, context: Context) -> None:
         if self.error:
             raise OSError(self.error, "mount overlay: No space left on device", "/root")
-        context.kept[self.name] = int(self.name)
+        context.kept[int(self.name)] = int(self.name)
 
 
 def context() -> Context:
