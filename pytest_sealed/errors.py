@@ -28,6 +28,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "nearest",
+    "no_linux",
 ]
 
 
@@ -112,3 +113,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def no_linux() -> HostUnsupported | None:
+    """Return the error for a system whose kernel isn't Linux's; None on Linux. Everything imports there, and nothing starts."""
+    import sys
+    if sys.platform == "linux":
+        return None
+    import platform
+    system = {"darwin": "macOS", "win32": "Windows"}.get(sys.platform, platform.system() or sys.platform)
+    return HostUnsupported(f"containers need a Linux kernel, and this is {system}",
+                           remedy="run the tests in a Linux virtual machine or on a Linux CI runner" + (
+                               ", or in WSL 2 (docs/how-to/hosts/wsl.md)" * (system == "Windows")))

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "run a container in the foreground",
     "ps": "show live sandboxes and their containers",
     "sweep": "remove what killed sessions left behind",
+    "doctor": "try what containers need here, and say what mends the rest",
     "delegate": "let an ordinary account set limits (cgroup v1)",
 }
 

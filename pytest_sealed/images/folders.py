@@ -17,7 +17,7 @@ from pytest_sealed.runtime.launch import run_inside
 if TYPE_CHECKING:   # 15 ms: it is imported where a lock is taken, and every pytest run's header line reads default_root()
     from filelock import FileLock
 
-__all__ = ["Folders", "default_root", "explain"]
+__all__ = ["Folders", "default_root", "explain", "file_system", "free_space", "try_store"]
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "ncpfs", "lustre")
 _ELSEWHERE = "set SEALED_STORE to a folder on a local disk (ext4, xfs, btrfs)"
@@ -35,7 +35,7 @@ def default_root() -> Path:
 def explain(error: OSError, root: Path) -> StoreError:
     """Return what a failure of the store's file system means for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = _free(root)
+        free = free_space(root)
         return StoreError(f"the image store {root} is full ({free >> 20} MiB free)", remedy=(
             "`sealed images` and `sealed rm NAME` free space; or " + _ELSEWHERE))
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -44,7 +44,52 @@ def explain(error: OSError, root: Path) -> StoreError:
     return StoreError(f"the image store {root} failed: {error}", remedy=_ELSEWHERE)
 
 
-def _free(path: Path) -> int:
+def file_system(path: Path, mountinfo: str = "/proc/self/mountinfo") -> str:
+    """Return the type of the file system that holds `path`, by the longest mount point above it; empty: unknown."""
+    real, best, kind = os.path.realpath(path), "", ""
+    try:
+        with open(mountinfo) as file:
+            for line in file:
+                before, _, after = line.partition(" - ")
+                point = before.split()[4].encode().decode("unicode_escape")
+                if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+                    best, kind = point, after.split()[0]
+    except (OSError, IndexError):
+        return ""
+    return kind
+
+
+def try_store(root: Path, mountinfo: str = "/proc/self/mountinfo") -> None:
+    """Write a file where the store is, or would be made; leaves nothing.
+
+    Raises:
+        StoreError: read-only, full, somebody else's, or on a network file system.
+    """
+    kind = file_system(root, mountinfo)
+    if kind in _REMOTE:
+        raise _on_remote(root, kind)
+    place = root
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    trial = place / f".sealed-trial.{uuid.uuid4().hex}"
+    try:
+        with open(trial, "xb", buffering=0) as file:
+            file.write(b"x" * 4096)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise explain(error, root) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(trial)
+
+
+def _on_remote(root: Path, kind: str) -> StoreError:
+    return StoreError(f"the image store {root} is on {kind}, which can't hold layers: "
+                      "foreign owners, locks and attributes fail there", remedy=_ELSEWHERE)
+
+
+def free_space(path: Path) -> int:
+    """Return the bytes that are free where `path` is, or would be made."""
     while not path.exists() and path != path.parent:
         path = path.parent
     status = os.statvfs(path)
@@ -76,10 +121,9 @@ class Folders:
         Raises:
             StoreError: read-only, full, or on a network file system; says so before any work.
         """
-        kind = self._file_system()
+        kind = file_system(self.root, self._mountinfo)
         if kind in _REMOTE:
-            raise StoreError(f"the image store {self.root} is on {kind}, which can't hold layers: "
-                             "foreign owners, locks and attributes fail there", remedy=_ELSEWHERE)
+            raise _on_remote(self.root, kind)
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self.root.stat().st_uid == os.geteuid():
@@ -91,23 +135,9 @@ class Folders:
         except OSError as error:
             raise explain(error, self.root) from error
 
-    def _file_system(self) -> str:
-        """Return the type of the file system that holds the store, by the longest mount point above it."""
-        path, best, kind = os.path.realpath(self.root), "", ""
-        try:
-            with open(self._mountinfo) as file:
-                for line in file:
-                    before, _, after = line.partition(" - ")
-                    point = before.split()[4].encode().decode("unicode_escape")
-                    if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-                        best, kind = point, after.split()[0]
-        except (OSError, IndexError):
-            return ""
-        return kind
-
     def require(self, size: int) -> None:
         """Raise StoreError if the file system has less than `size` bytes free."""
-        free = _free(self.home)
+        free = free_space(self.home)
         if free < size:
             raise StoreError(f"the image store {self.root} needs {size >> 20} MiB more and has {free >> 20} MiB free", remedy=(
                 "`sealed images` and `sealed rm NAME` free space; or " + _ELSEWHERE))

@@ -21,6 +21,7 @@ for _name, _result, _arguments in (
     ("prctl", c_int, (c_int, c_ulong, c_ulong, c_ulong, c_ulong)),
     ("sethostname", c_int, (c_char_p, c_size_t)),
     ("syncfs", c_int, (c_int,)),
+    ("inotify_init1", c_int, (c_int,)),
 ):
     _function = getattr(libc, _name, None)
     if _function is not None:  # absent off Linux: the package must still import there

@@ -13,6 +13,7 @@ __all__ = [
     "clear_ambient",
     "close_range",
     "drop_bounding",
+    "inotify_init",
     "join_session_keyring",
     "pidfd_open",
     "pidfd_send_signal",
@@ -152,6 +153,11 @@ def pidfd_open(pid: int) -> int:
 def pidfd_send_signal(pidfd: int, signal: int) -> None:
     """Send `signal` to the process that `pidfd` names. See pidfd_send_signal(2)."""
     syscall("pidfd_send_signal", pidfd, signal, None, 0)
+
+
+def inotify_init() -> int:
+    """Return a new inotify instance, close-on-exec. See inotify_init1(2). Raises `OSError`: EMFILE: as many as the account may have."""
+    return check(libc.inotify_init1(os.O_CLOEXEC), "inotify_init1")
 
 
 def sethostname(name: str) -> None:

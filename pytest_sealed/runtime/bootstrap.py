@@ -129,12 +129,24 @@ def main() -> None:
         return
     request, fds = received
     try:
+        if request.get("scoped"):
+            _enter_scope(request)
         _enter(request)
     except BaseException as error:
         code = getattr(error, "errno", None) or 0
         channel.send({"error": {"step": STEP, "errno": code, "text": str(error)}})
         return
     (_become_supervisor if request["role"] == "supervisor" else _become_worker)(channel, request, fds)
+
+
+def _enter_scope(request: dict[str, Any]) -> None:
+    """Make the systemd scope that this process was started in ready for containers' cgroups, and find out where they go."""
+    from pytest_sealed.runtime.cgroups import detect
+    step("enter the systemd scope")
+    hierarchy = detect()
+    hierarchy.enter_leaf()
+    request["hierarchy"] = hierarchy.to_json()
+    request["writable"] += list(dict.fromkeys(hierarchy.bases.values()))
 
 
 def _enter(request: dict[str, Any]) -> None:
@@ -172,7 +184,7 @@ def _become_supervisor(channel: Channel, request: dict[str, Any], fds: list[int]
     if child:
         os.close(report)
         if os.read(prepared, 1):   # else the child has said on the channel what failed
-            channel.send({"pid": child}, [process.pidfd_open(child)])
+            channel.send({"pid": child, "hierarchy": request.get("hierarchy")}, [process.pidfd_open(child)])
         os._exit(0)
     try:
         step("mount the session's /proc")

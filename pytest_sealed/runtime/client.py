@@ -25,12 +25,12 @@ from filelock import FileLock
 from pytest_sealed import errors
 from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, StoreError
 from pytest_sealed.linux.process import pidfd_open
-from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_session
+from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_session, scope
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
-from pytest_sealed.runtime.launch import start_supervisor
+from pytest_sealed.runtime.launch import ScopeUnavailable, start_supervisor
 from pytest_sealed.runtime.protocol import Channel, pair
 
-__all__ = ["Session", "error_from", "run_root"]
+__all__ = ["Session", "error_from", "run_root", "site"]
 
 _ANSWER = 30.0   # seconds until a request that needs no waiting counts as lost
 _END = 3.0       # seconds that the supervisor gets to end
@@ -69,6 +69,7 @@ class Session:
     def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None) -> None:
         self.ids = ids or find_id_map()
         self.hierarchy = hierarchy or detect()
+        self.scoped = False   # whether systemd gave it a scope of its own
         self.hierarchy.enter_leaf()   # before the supervisor is forked: it belongs into the leaf too
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._owner = os.getpid()
@@ -91,19 +92,39 @@ class Session:
         lock.acquire(timeout=_END)   # a sweep that looks whether we live holds it for a moment
         self._ends.callback(lock.release)
         (self.run_dir / "logs").mkdir()
-        facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": time.time()}
-        (self.run_dir / "session.json").write_text(json.dumps(facts))
-        self._ends.callback(_remove_cgroups, self.hierarchy, self.name)
+        self._started = time.time()
+        self._tell_facts()
+        self._ends.callback(lambda: _remove_cgroups(self.hierarchy, self.name))
         own = pidfd_open(os.getpid())
         config = {"session": self.name, "run_dir": str(self.run_dir), "disk": str(self.disk), "ids": self.ids.to_json(),
-                  "hierarchy": self.hierarchy.to_json(), "site": _site()}
+                  "hierarchy": self.hierarchy.to_json(), "site": site()}
         try:
             writable = [str(self.run_dir.parent), str(self._made(self.disk.parent)), *dict.fromkeys(self.hierarchy.bases.values())]
-            self._channel, self._pidfd, self.pid = start_supervisor(config, writable=writable, ids=self.ids, fds=[own])
+            self._channel, self._pidfd, self.pid = self._start_supervisor(config, writable, own)
         finally:
             os.close(own)
         self._ends.callback(os.close, self._pidfd)
         self._ends.callback(self._end)
+
+    def _tell_facts(self) -> None:
+        """Write down what a sweep needs to know."""
+        facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": self._started}
+        (self.run_dir / "session.json").write_text(json.dumps(facts))
+
+    def _start_supervisor(self, config: dict[str, Any], writable: list[str], own: int) -> tuple[Channel, int, int]:
+        """Start the supervisor, in a scope of systemd's where that is the way to limits."""
+        manager = scope.user_manager() if scope.may_help(self.hierarchy) else None
+        if manager is not None:
+            try:
+                started = start_supervisor(config, writable=list(writable), ids=self.ids, fds=[own], manager=manager)
+            except ScopeUnavailable as error:
+                self.hierarchy.refuse_all(f"systemd gave this session no scope: {error}", "sealed doctor")
+                config["hierarchy"] = self.hierarchy.to_json()
+            else:
+                self.hierarchy, self.scoped = Hierarchy.from_json(config["hierarchy"]), True
+                self._tell_facts()
+                return started
+        return start_supervisor(config, writable=writable, ids=self.ids, fds=[own])
 
     def _make_run_dir(self) -> None:
         while True:
@@ -252,7 +273,7 @@ def readable_fd(fd: int, timeout: float | None) -> bool:
     return bool(poll.poll(None if timeout is None else max(0, timeout * 1000)))
 
 
-def _site() -> str:
+def site() -> str:
     """Return the folder that pyroute2 is imported from, for the network service."""
     from importlib.util import find_spec
     spec = find_spec("pyroute2")

@@ -16,7 +16,7 @@ import shutil
 
 from pytest_sealed.errors import HostUnsupported
 
-__all__ = ["IdMap", "find_id_map"]
+__all__ = ["WANTED", "IdMap", "find_id_map", "free_subids", "has_subids"]
 
 WANTED = 65536   # ids in a container; images use up to 65534 (nobody)
 _ROOTS_RANGE = 0x70000000   # where root takes its range: above what systemd hands out, below 2**31
@@ -114,6 +114,30 @@ def _from_subids(uid: int, gid: int, etc: str) -> IdMap | None:
     return IdMap("subids", uid, gid, uids[0], gids[0], min(uids[1], gids[1], WANTED))
 
 
+def has_subids(etc: str = "/etc") -> bool:
+    """Return whether the account has a range in both subuid(5) and subgid(5)."""
+    uid = os.geteuid()
+    return _subid(f"{etc}/subuid", uid) is not None and _subid(f"{etc}/subgid", uid) is not None
+
+
+def free_subids(etc: str = "/etc") -> int:
+    """Return the first id beyond every range that is handed out; at least 100000, as useradd(8) does it."""
+    end = 100000
+    for name in ("subuid", "subgid"):
+        for row in _subid_rows(f"{etc}/{name}"):
+            end = max(end, int(row[1]) + int(row[2]))
+    return end
+
+
+def _subid_rows(path: str) -> list[list[str]]:
+    try:
+        with open(path) as file:
+            rows = [line.strip().split(":") for line in file]
+    except OSError:
+        return []
+    return [row for row in rows if len(row) == 3 and row[1].isdigit() and row[2].isdigit()]
+
+
 def _subid(path: str, uid: int) -> tuple[int, int] | None:
     """Return (first, count) of the account's largest range in a subuid(5) file."""
     import pwd
@@ -121,10 +145,5 @@ def _subid(path: str, uid: int) -> tuple[int, int] | None:
         names = {str(uid), pwd.getpwuid(uid).pw_name}
     except KeyError:
         names = {str(uid)}
-    try:
-        with open(path) as file:
-            rows = [line.strip().split(":") for line in file]
-    except OSError:
-        return None
-    ranges = [(int(row[1]), int(row[2])) for row in rows if len(row) == 3 and row[0] in names and row[1].isdigit() and row[2].isdigit()]
+    ranges = [(int(row[1]), int(row[2])) for row in _subid_rows(path) if row[0] in names]
     return max(ranges, key=lambda item: item[1], default=None)

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from pytest_sealed import errors
 from pytest_sealed.errors import HostUnsupported, InternalError, SealedError
+from pytest_sealed.runtime.cgroups.scope import COMMAND
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.protocol import Channel, pair
 
-__all__ = ["run_inside", "start_supervisor"]
+__all__ = ["ScopeUnavailable", "run_inside", "start_supervisor", "try_limits"]
 
-_BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_BOOTSTRAP = os.path.join(_HERE, "bootstrap.py")
+_TRIAL = os.path.join(_HERE, "cgroups", "trial.py")
 
 
-def _start(request: dict[str, Any], fds: list[int]) -> tuple[Channel, subprocess.Popen[bytes]]:
+def _interpreter() -> str:
+    """Return the interpreter behind a virtual environment: that one's own folder may not be readable in a user namespace."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"}
+
+
+def _start(request: dict[str, Any], fds: list[int], *, manager: dict[str, str] | None = None,
+           errors_to: int | None = None) -> tuple[Channel, subprocess.Popen[bytes]]:
     ours, theirs = pair()
-    interpreter = getattr(sys, "_base_executable", None) or sys.executable
-    environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"}
     with theirs:
         worker = subprocess.Popen(
-            [os.path.realpath(interpreter), "-I", "-S", _BOOTSTRAP, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if request["role"] == "supervisor" else None,
-            env=environment, cwd="/", start_new_session=request["role"] == "supervisor",
+            [*(COMMAND if manager is not None else ()), _interpreter(), "-I", "-S", _BOOTSTRAP, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors_to,
+            env={**_environment(), **(manager or {})}, cwd="/", start_new_session=request["role"] == "supervisor",
         )
-    ours.send(request, fds)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):   # it has ended already: there will be no answer
+        ours.send(request, fds)
     return ours, worker
 
 
@@ -62,25 +76,69 @@ def run_inside(module: str, payload: dict[str, Any], *, fds: list[int] | None = 
     return dict(message["ok"])
 
 
-def start_supervisor(config: dict[str, Any], *, writable: list[str], ids: IdMap, fds: list[int]) -> tuple[Channel, int, int]:
+class ScopeUnavailable(Exception):
+    """systemd gave no scope; the text is what it said."""
+
+
+def start_supervisor(config: dict[str, Any], *, writable: list[str], ids: IdMap, fds: list[int],
+                     manager: dict[str, str] | None = None) -> tuple[Channel, int, int]:
     """Start a session's supervisor; return its control channel, its pidfd and its pid.
+
+    Args:
+        config: what the supervisor is told.
+        manager: start it in a scope of this user manager's, see `cgroups.scope`; then config["hierarchy"] becomes that of the scope.
 
     Raises:
         HostUnsupported: the host can't make a step's namespace or mount; names the step and the remedy.
+        ScopeUnavailable: systemd gave no scope.
     """
-    request = {"role": "supervisor", "ids": ids.to_json(), "writable": writable}
-    channel, launcher = _start(request, fds)
-    try:
-        answer = channel.receive()
-        launcher.wait()
-        if answer is None or "error" in answer[0]:
-            raise translate(answer[0]["error"] if answer else {}, "supervisor")
-        pid, pidfd = int(answer[0]["pid"]), answer[1][0]
-    except BaseException:
-        channel.close()
-        raise
+    scoped = manager is not None
+    request = {"role": "supervisor", "ids": ids.to_json(), "writable": writable, "scoped": scoped}
+    with tempfile.TemporaryFile() as words:   # systemd-run's; the supervisor has a log
+        channel, launcher = _start(request, fds, manager=manager, errors_to=words.fileno() if scoped else subprocess.DEVNULL)
+        try:
+            try:
+                answer = channel.receive()
+            except ConnectionResetError:
+                answer = None
+            launcher.wait()
+            words.seek(0)
+            if answer is None and scoped:
+                raise ScopeUnavailable(words.read(2000).decode(errors="replace").strip() or f"status {launcher.returncode}")
+            if answer is None or "error" in answer[0]:
+                raise translate(answer[0]["error"] if answer else {}, "supervisor")
+            pid, pidfd = int(answer[0]["pid"]), answer[1][0]
+        except BaseException:
+            channel.close()
+            raise
+    if scoped:
+        config["hierarchy"] = answer[0]["hierarchy"]
     channel.send(config)
     return channel, pidfd, pid
+
+
+def try_limits(manager: dict[str, str] | None = None) -> dict[str, Any]:
+    """Try every limit, in a process of its own; see `cgroups.trial`.
+
+    Args:
+        manager: try it in a scope of this user manager's, see `cgroups.scope`.
+
+    Returns:
+        {"hierarchy": see `Hierarchy.to_json`, "limits": option → [] or [why not, the remedy]}.
+
+    Raises:
+        ScopeUnavailable: systemd gave no scope.
+        InternalError: it failed in another way.
+    """
+    done = subprocess.run([*(COMMAND if manager is not None else ()), _interpreter(), "-I", "-S", _TRIAL], stdin=subprocess.DEVNULL,
+                          capture_output=True, env={**_environment(), **(manager or {})}, cwd="/", check=False)
+    try:
+        return dict(json.loads(done.stdout))
+    except ValueError:
+        text = done.stderr.decode(errors="replace").strip()
+        if manager is not None and "Traceback" not in text:
+            raise ScopeUnavailable(text or f"status {done.returncode}") from None
+        raise InternalError(f"the trial of limits failed with status {done.returncode}\n{text}") from None
 
 
 def translate(error: dict[str, Any], who: str) -> SealedError:

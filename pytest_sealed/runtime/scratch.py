@@ -7,7 +7,11 @@ import stat
 
 from pytest_sealed.linux import files, mounts, namespaces
 
-__all__ = ["SmallFolders", "memory_upper_works", "remove_tree"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SmallFolders", "memory_upper_works", "remove_tree", "upper_works"]
 
 _SMALL = 256 << 10   # bytes: a hosts file of some 5,000 rows
 
@@ -44,23 +48,47 @@ class SmallFolders:
 
 
 def memory_upper_works(root: str, scratch: str) -> bool:
-    """Tell whether an overlay's upper layer works on tmpfs here, by removing a lower directory and making it again.
+    """Tell whether an overlay's upper layer works on tmpfs here; `scratch` is an empty folder, `root` another.
 
-    Older kernels' tmpfs has no `user.*` attributes: there the overlay mounts, and this gives EIO.
+    Older kernels' tmpfs has no `user.*` attributes: there the overlay mounts, and `upper_works` meets EIO.
     """
+    def work() -> None:
+        mounts.mount("tmpfs", scratch, "tmpfs", 0, "size=1m")
+        _try_upper(root, scratch)
+    return _in_child(work)
+
+
+def upper_works(root: str, scratch: str) -> bool:
+    """Tell whether an overlay's upper layer works on the file system of `scratch`, an empty folder, which is empty afterwards.
+
+    overlayfs itself, NFS and others can't hold one.
+    """
+    try:
+        return _in_child(lambda: _try_upper(root, scratch))
+    finally:
+        for name in ("lower", "upper", "work"):
+            remove_tree(f"{scratch}/{name}")
+
+
+def _try_upper(root: str, scratch: str) -> None:
+    """Remove a lower directory and make it again, and put something into it."""
+    for name in ("lower/a", "upper", "work"):
+        os.makedirs(f"{scratch}/{name}")
+    mounts.mount("overlay", root, "overlay", 0,
+                 f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work,userxattr")
+    os.rmdir(f"{root}/a")
+    os.mkdir(f"{root}/a")
+    os.mkdir(f"{root}/a/b")
+
+
+def _in_child(work: Callable[[], object]) -> bool:
+    """Do the work in a child with a mount namespace of its own; tell whether no call failed."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1] == 0
     try:
         namespaces.unshare(namespaces.CLONE_NEWNS)
-        mounts.mount("tmpfs", scratch, "tmpfs", 0, "size=1m")
-        for name in ("lower/a", "upper", "work"):
-            os.makedirs(f"{scratch}/{name}")
-        mounts.mount("overlay", root, "overlay", 0,
-                     f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work,userxattr")
-        os.rmdir(f"{root}/a")
-        os.mkdir(f"{root}/a")
-        os.mkdir(f"{root}/a/b")
+        work()
         os._exit(0)
     except OSError:
         os._exit(1)

@@ -98,6 +98,10 @@ class Hierarchy:
             raise LimitUnavailable(f"{what} can't be enforced: {refusal.reason}", remedy=refusal.remedy)
         return self.bases[controller]
 
+    def refuse_all(self, reason: str, remedy: str) -> None:
+        """Say anew why no controller can be used."""
+        self.bases, self.refusals = {}, {controller.name: Refusal(reason, remedy) for controller in self.controllers}
+
     def enter_leaf(self, pid: int = 0) -> str | None:
         """Move `pid` (0: the caller), and whatever else sits in the v2 base, to a leaf below; then enable the controllers.
 
