@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, final, overload
 
 from pytest_sealed.container import Container, image
-from pytest_sealed.errors import HostUnsupported, SealedError, SpecError, nearest
+from pytest_sealed.errors import SealedError, SpecError, nearest, no_linux
 from pytest_sealed.images.store import Store
 from pytest_sealed.network import DEFAULT, Network
 from pytest_sealed.runtime.cgroups import detect
@@ -63,10 +63,9 @@ class _Shared:
     def session(self) -> Session:
         with self._lock:
             if self._session is None:
-                system = platform.system()
-                if system != "Linux":
-                    raise HostUnsupported(f"containers need a Linux kernel, and this is {'macOS' if system == 'Darwin' else system}",
-                                          remedy="run the tests in a Linux virtual machine or on a Linux CI runner")
+                absent = no_linux()
+                if absent is not None:
+                    raise absent
                 from pytest_sealed.runtime.sweep import sweep
                 sweep()
                 self._session = Session(self.store.root / "scratch")

@@ -109,5 +109,6 @@ def _findings(host: Host, store: Path | None) -> Iterator[Finding]:
     yield from overlay.check(host, tried, root)
     yield from limits.check(host)
     yield from network.check(host, tried)
+    yield from network.check_faults(host, tried)
     yield from budgets.check(host, tried)
     yield container.check(host, root)

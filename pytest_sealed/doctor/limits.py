@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 from pytest_sealed.doctor.finding import Finding, Remedy
 from pytest_sealed.runtime.cgroups import Hierarchy, detect, scope
@@ -13,60 +14,87 @@ from pytest_sealed.runtime.launch import ScopeUnavailable, try_limits
 if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
 
-__all__ = ["check", "tried_limits"]
+__all__ = ["Answers", "check"]
 
 _EFFECTS = {
     "memory": "memory= is refused", "swap": "swap= is refused", "cpus": "cpus= is refused", "cpu_shares": "cpu_shares= is refused",
-    "pids": "pids= is refused, and a fork bomb isn't stopped", "pause": "pause() is refused",
+    "pids": "pids= is refused, and nothing stops a fork bomb", "pause": "pause() is refused",
 }
 
 
-def tried_limits() -> tuple[dict[str, list[str]], Hierarchy, str]:
-    """Try every limit; return option → [] or [why not, the remedy], where, and what went wrong with systemd if anything did."""
-    found, manager = detect(), None
-    if scope.may_help(found):
-        manager = scope.user_manager()
-    if manager is not None:
-        try:
-            answer = try_limits(manager)
-            return answer["limits"], Hierarchy.from_json(answer["hierarchy"]), ""
-        except ScopeUnavailable as error:
-            answer = try_limits()
-            return answer["limits"], Hierarchy.from_json(answer["hierarchy"]), str(error)
-    answer = try_limits()
-    return answer["limits"], Hierarchy.from_json(answer["hierarchy"]), ""
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What came of trying every limit."""
+
+    refused: dict[str, tuple[str, str]]
+    """The option of a container (or "pause") → why not, and the runtime's remedy; those that work are missing."""
+    hierarchy: Hierarchy
+    scoped: bool = False
+    """Whether it was tried in a scope of systemd's."""
+    scope_failed: str = ""
+    """What systemd said instead of giving a scope."""
+
+    @classmethod
+    def get(cls) -> Answers:
+        """Try them, where a session would have its cgroups."""
+        manager = scope.user_manager() if scope.may_help(detect()) else None
+        failed = ""
+        if manager is not None:
+            try:
+                return cls._of(try_limits(manager), scoped=True)
+            except ScopeUnavailable as error:
+                failed = str(error)
+        return cls._of(try_limits(), scope_failed=failed)
+
+    @classmethod
+    def _of(cls, answer: dict[str, dict[str, list[str]]], *, scoped: bool = False, scope_failed: str = "") -> Answers:
+        refused = {name: (pair[0], pair[1]) for name, pair in answer["limits"].items() if pair}
+        return cls(refused=refused, hierarchy=Hierarchy.from_json(answer["hierarchy"]), scoped=scoped, scope_failed=scope_failed)
+
+    @property
+    def where(self) -> str:
+        """Which cgroups a session has."""
+        kind = {"v1": "cgroup v1", "hybrid": "cgroup v1 (hybrid)", "v2": "cgroup v2", "none": "no cgroups"}[self.hierarchy.kind]
+        if self.scoped:
+            return f"{kind}, in a scope that systemd gives"
+        return f"{kind}, below {next(iter(self.hierarchy.bases.values()))}" if self.hierarchy.bases else kind
+
+    def findings(self, host: Host, names: Iterable[str]) -> list[Finding]:
+        """Return one for each reason why some of `names` are refused."""
+        page = "how-to/hosts/systemd.md" if self.hierarchy.version == "v2" else "how-to/hosts/cgroup-v1.md"
+        made = []
+        for (reason, remedy), alike in self._by_reason(names).items():
+            slight = set(alike) <= {"swap", "pause"}
+            text = f"systemd gave no scope: {self.scope_failed}; {reason}" if self.scope_failed else reason
+            made.append(Finding(
+                check="limits" if len(alike) == len(_EFFECTS) else f"limit {', '.join(alike)}", state="degraded" if slight else "missing",
+                found=text, effect="; ".join(_EFFECTS[name] for name in alike), remedy=_remedy(host, self.hierarchy, remedy), page=page))
+        return made
+
+    def _by_reason(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+        """Return (reason, remedy) → the limits it is the reason of; reasons that begin with the limit's name are the same without."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            if name in self.refused:
+                reason, remedy = self.refused[name]
+                found.setdefault((reason.partition(" can't be enforced: ")[2] or reason, remedy), []).append(name)
+        return found
 
 
 def check(host: Host) -> Iterator[Finding]:
     """Say which limits were written, and where."""
-    found, hierarchy, failed = tried_limits()
-    refused = {name: answer for name, answer in found.items() if answer}
-    works = [name for name in LIMITS if name not in refused]
-    scoped = scope.may_help(detect()) and bool(hierarchy.bases)
-    where = {"v1": "cgroup v1", "hybrid": "cgroup v1 (hybrid)", "v2": "cgroup v2", "none": "no cgroups"}[hierarchy.kind]
-    where += ", in a scope of systemd's" if scoped else f", below {next(iter(hierarchy.bases.values()))}" if hierarchy.bases else ""
+    answers = Answers.get()
+    works = [name for name in LIMITS if name not in answers.refused]
     if works:
-        yield Finding(check="limits", state="ok", found=f"{', '.join(works)} can be set ({where})")
-    for (reason, remedy), names in _together(refused).items():
-        text = f"systemd gave no scope: {failed}; {reason}" if failed else reason
-        yield Finding(check="limits" if "memory" in names else f"limits: {', '.join(names)}",
-                      state="degraded" if names == ["swap"] or names == ["pause"] else "missing", found=text,
-                      effect="; ".join(_EFFECTS[name] for name in names), remedy=_remedy(host, hierarchy, remedy),
-                      page="how-to/hosts/systemd.md" if hierarchy.version == "v2" else "how-to/hosts/cgroup-v1.md")
-
-
-def _together(refused: dict[str, list[str]]) -> dict[tuple[str, str], list[str]]:
-    """Return (reason, remedy) → the limits that it is the reason of; what differs by the limit's name only is one reason."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for name, (reason, remedy) in refused.items():
-        found.setdefault((reason.partition(" can't be enforced: ")[2] or reason, remedy), []).append(name)
-    return found
+        yield Finding(check="limits", state="ok", found=f"{', '.join(works)} can be set ({answers.where})")
+    yield from answers.findings(host, _EFFECTS)
 
 
 def _remedy(host: Host, hierarchy: Hierarchy, remedy: str) -> Remedy:
     if hierarchy.version == "v2" and host.uid != 0 and not hierarchy.bases:
         return _manager(host)
-    if not remedy:
+    if not remedy or remedy == "sealed doctor":
         return Remedy()
     if host.uid == 0:
         remedy = remedy.removeprefix("sudo ")
@@ -77,11 +105,8 @@ def _remedy(host: Host, hierarchy: Hierarchy, remedy: str) -> Remedy:
 def _manager(host: Host) -> Remedy:
     """Return how an ordinary account gets a user manager that gives it scopes."""
     if not host.systemd:
-        return Remedy(text="nothing here delegates cgroups: start pytest as root, or in a cgroup that was given to this account "
-                           "(chown of the directory, cgroup.procs and cgroup.subtree_control)")
-    commands = [host.sudo(f"loginctl enable-linger {host.account}")]
+        return Remedy(text="nothing here delegates cgroups: run as root, or give this account a cgroup (chown its directory, cgroup.procs "
+                           "and cgroup.subtree_control) and start pytest in it")
     bus = host.install("user bus")
-    return Remedy(commands=(*filter(None, [bus]), *commands), text="then run the tests again: sessions get a scope from the user manager "
-                  "by themselves. By hand: systemd-run --user --scope -p Delegate=yes pytest")
-
-
+    return Remedy(commands=(*filter(None, [bus]), host.sudo(f"loginctl enable-linger {host.account}")),
+                  text="then run the tests again: sessions get a scope from the user manager by themselves")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
     from pytest_sealed.doctor.namespaces import Tried
 
-__all__ = ["check"]
+__all__ = ["check", "check_faults"]
 
 
 def check(host: Host, tried: Tried) -> Iterator[Finding]:
@@ -25,6 +25,12 @@ def check(host: Host, tried: Tried) -> Iterator[Finding]:
                       remedy=Remedy(commands=(host.sudo("modprobe veth"),)), page="how-to/hosts.md")
     else:
         yield Finding(check="networks", state="ok", found="a network with one container was made")
+
+
+def check_faults(host: Host, tried: Tried) -> Iterator[Finding]:
+    """Say whether packets can be delayed."""
+    if tried.error is not None:
+        return
     failed = tried.facts["netem"]
     if failed:
         install = host.install("netem")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
     from pytest_sealed.doctor.namespaces import Tried
 
-__all__ = ["check"]
+__all__ = ["check", "check_memory", "check_no_copies"]
 
 
 def check(host: Host, tried: Tried, store: Path) -> Iterator[Finding]:
@@ -38,3 +38,17 @@ def check(host: Host, tried: Tried, store: Path) -> Iterator[Finding]:
             check="writable layers", state="degraded", found=f"they work neither in memory nor on the store's disk ({kind})",
             effect="each container gets a copy of its image: that costs the image's size on disk, and about a second per 500 MB",
             remedy=elsewhere, page="how-to/hosts/containers.md")
+
+
+def check_memory(host: Host, tried: Tried, store: Path) -> Iterator[Finding]:
+    """Say whether writable layers are in memory."""
+    for finding in check(host, tried, store):
+        if not tried.facts["uppers"]["memory"]:
+            yield finding
+
+
+def check_no_copies(host: Host, tried: Tried, store: Path) -> Iterator[Finding]:
+    """Say whether containers do without copies of their images."""
+    for finding in check(host, tried, store):
+        if not any(tried.facts["uppers"].values()):
+            yield finding

@@ -27,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(run.close)   # also when the session never gets as far as its finish
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a run that would do without what its suite requires: here once, for xdist workers too."""
+    config = session.config
+    options.unsupported(config)   # a wrong word is an error now, not in the first test that it is for
+    words = options.required(config)
+    if words and not hasattr(config, "workerinput") and not options.starts_nothing(config):
+        from pytest_sealed.plugin.requirements import check
+        check(words, config.stash[RUN].store)
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     from pytest_sealed.plugin.summary import header
     return header(config.stash[RUN])
@@ -65,7 +75,8 @@ def pytest_runtest_makereport(
     if emptied:
         report.tidy(made)
     if made.failed:
-        report.extend(made, item.config.stash[RUN].reported(item, call.when))
+        run = item.config.stash[RUN]
+        report.extend(made, run.reported(item, call.when), run.diagnosis(call.excinfo.value))
     return made
 
 

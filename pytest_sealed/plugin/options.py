@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_sealed.errors import nearest
+
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["add", "starts_nothing", "store"]
+__all__ = ["add", "required", "starts_nothing", "store", "unsupported"]
+
+UNSUPPORTED = ("fail", "skip")
 
 
 def add(parser: pytest.Parser) -> None:
@@ -18,6 +22,14 @@ def add(parser: pytest.Parser) -> None:
     group.addoption("--sealed-store", metavar="DIR",
                     help="folder of the image store; else SEALED_STORE, else the ini option sealed_store, else the user's own")
     parser.addini("sealed_store", "folder of the image store, relative to the ini file", default=None)
+    group.addoption("--sealed-require", metavar="WORDS",
+                    help="what this run must have, such as limits,subuid: where it would do without, it fails before the first test; "
+                         "else SEALED_REQUIRE, else the ini option sealed_require")
+    parser.addini("sealed_require", "what the suite must have, such as limits, subuid; separated by commas or blanks", default=None)
+    group.addoption("--sealed-unsupported", metavar="fail|skip",
+                    help="what tests that need containers do where there is no Linux kernel; else SEALED_UNSUPPORTED, else the ini option "
+                         "sealed_unsupported, else fail; in CI (the variable CI is set) they always fail")
+    parser.addini("sealed_unsupported", "fail or skip: what tests that need containers do where there is no Linux kernel", default=None)
 
 
 def store(config: pytest.Config) -> Path | None:
@@ -34,10 +46,35 @@ def store(config: pytest.Config) -> Path | None:
     return None
 
 
+def required(config: pytest.Config) -> tuple[str, ...]:
+    """Return the words of `sealed_require`, each once; not checked."""
+    return tuple(dict.fromkeys(_text(config, "sealed_require", "SEALED_REQUIRE").replace(",", " ").split()))
+
+
+def unsupported(config: pytest.Config) -> str:
+    """Return "fail" or "skip".
+
+    Raises:
+        pytest.UsageError: it is neither.
+    """
+    given = _text(config, "sealed_unsupported", "SEALED_UNSUPPORTED") or "fail"
+    if given not in UNSUPPORTED:
+        import pytest
+        raise pytest.UsageError(f"sealed_unsupported is {given!r}: it must be fail or skip{nearest(given, UNSUPPORTED)}")
+    return given
+
+
 def starts_nothing(config: pytest.Config) -> bool:
     """Return whether this session only looks at tests and fixtures, and runs none."""
     names = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
     return any(config.getoption(name, default=False) for name in names)
+
+
+def _text(config: pytest.Config, name: str, variable: str) -> str:
+    flag = config.getoption(name, default=None)
+    if flag is not None:
+        return str(flag)
+    return os.environ.get(variable) or str(config.getini(name) or "")
 
 
 def _absolute(path: str, base: Path) -> Path:

@@ -25,8 +25,8 @@ _PYTEST = tuple(os.path.dirname(str(module.__file__)) for module in (pytest, __i
 _HIDDEN = "All traceback entries are hidden"
 
 
-def extend(report: pytest.TestReport, containers: Iterable[tuple[Container, int]]) -> None:
-    """Add a section for each container to a failed report.
+def extend(report: pytest.TestReport, containers: Iterable[tuple[Container, int]], diagnosis: str = "") -> None:
+    """Add a section for each container to a failed report, and one with the findings of `sealed doctor` where there are some.
 
     The sections belong to `longrepr`: what is in `report.sections` is lost under `--show-capture=no` and in JUnit XML.
 
@@ -34,6 +34,8 @@ def extend(report: pytest.TestReport, containers: Iterable[tuple[Container, int]
         containers: each with the log position that this test's part begins at.
     """
     sections = [(f"container {container.name}", _describe(container, since)) for container, since in containers]
+    if diagnosis:
+        sections.append(("sealed doctor", diagnosis))
     if not sections:
         return
     longrepr: Any = report.longrepr

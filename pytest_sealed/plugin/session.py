@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import pytest
 
-from pytest_sealed.errors import SealedError
+from pytest_sealed.errors import HostUnsupported, SealedError, no_linux
 from pytest_sealed.plugin import closure, options
+from pytest_sealed.plugin.unsupported import require_linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,6 +100,7 @@ class Run:
         self._warm = options.starts_nothing(config)   # or needn't be
         self.figures = Figures()
         self.store = options.store(config)
+        self._diagnosed = False
         self._positions: dict[Container, int] = {}
         self._ended: list[Container] = []
 
@@ -113,6 +115,8 @@ class Run:
         if self._warm or not _uses_containers(item):
             return
         self._warm = True
+        if no_linux() is not None:
+            return
         self._open().warm()
 
     def selected(self, items: Iterable[pytest.Item]) -> None:
@@ -143,9 +147,11 @@ class Run:
 
     def sandbox(self, node: nodes.Node) -> Sandbox:
         """Return the sandbox of a scope; made at the first use, below those of the wider scopes, closed with the scope."""
+        __tracebackhide__ = True
         found = node.stash.get(SANDBOX, None)
         if found is not None:
             return found
+        require_linux(self._config)
         from pytest_sealed.sandbox import Sandbox
         parent = self.sandbox(node.parent) if node.parent is not None else self._open()
         made = node.stash[SANDBOX] = Sandbox(parent=parent, name=node.nodeid or "session", network=_network_name(node))
@@ -218,6 +224,17 @@ class Run:
     def ending(self) -> None:
         """Remember from now on which containers end: a failed teardown reports them."""
         self._ended.clear()
+
+    def diagnosis(self, error: BaseException) -> str:
+        """Return what `sealed doctor` finds, of this process's first test that the host can't do; else nothing."""
+        if not isinstance(error, HostUnsupported) or self._diagnosed or no_linux() is not None:
+            return ""
+        self._diagnosed = True
+        from pytest_sealed.doctor import examine
+        try:
+            return examine(self.store).short()
+        except Exception as failure:   # the report of the test matters more
+            return f"sealed doctor failed: {failure!r}"
 
     def reported(self, item: pytest.Item, when: str | None) -> Iterator[tuple[Container, int]]:
         """Yield the containers of a test, widest scope first, each with the log position that its part begins at."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
-from pytest_sealed.errors import SealedError
+from pytest_sealed.errors import SealedError, no_linux
 
 if TYPE_CHECKING:
     import pytest
@@ -16,23 +16,18 @@ __all__ = ["header", "summarize"]
 
 
 def header(run: Run) -> str:
-    """Return the header line: how ids are mapped, the cgroup version, the kernel and the image store. Starts nothing."""
-    system = platform.system()
-    if system != "Linux":
-        return f"sealed: no containers here: they need a Linux kernel, and this is {'macOS' if system == 'Darwin' else system}"
+    """Return the header line: how ids are mapped, what limits, where containers write, the kernel, the image store. Starts nothing."""
+    absent = no_linux()
+    if absent is not None:
+        return f"sealed: no containers here: {absent.message.removeprefix('containers ')}"
     from pytest_sealed.images.folders import default_root
-    from pytest_sealed.runtime.cgroups import detect
-    from pytest_sealed.runtime.idmap import find_id_map
+    from pytest_sealed.plugin import rungs
+    store = run.store or default_root()
     try:
-        ids, cgroup = find_id_map(), detect().version
+        facts = [rungs.ids(), rungs.limits(), rungs.upper(store), f"Linux {platform.release()}", f"images in {store}"]
     except (SealedError, OSError) as error:
         return f"sealed: no containers here: {error}"
-    mode = _MODES.get(ids.mode, ids.mode)
-    cgroups = "no cgroups, so no limits" if cgroup == "none" else f"cgroup {cgroup}"
-    return f"sealed: {mode}, {cgroups}, Linux {platform.release()}, images in {run.store or default_root()}"
-
-
-_MODES = {"root": "as root", "subids": "rootless", "single": "rootless with a single id (no range in /etc/subuid)"}
+    return f"sealed: {', '.join(facts)}"
 
 
 def summarize(terminal: pytest.TerminalReporter, figures: Figures) -> None:
