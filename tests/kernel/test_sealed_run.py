@@ -98,6 +98,15 @@ def test_the_standard_input_is_passed_with_i_alone() -> None:
     assert run("busybox", "cat", stdin="line\n").stdout == ""
 
 
+def test_much_output_is_read_while_the_input_waits() -> None:
+    done = run("-i", "busybox", "sh", "-c", "yes | head -c 5000000; wc -c >&2", stdin="x" * 3_000_000)
+    assert (len(done.stdout), done.stderr, done.returncode) == (5_000_000, "3000000\n", 0)
+
+
+def test_input_that_nobody_reads_is_no_error() -> None:
+    assert run("-i", "busybox", "sh", "-c", "exec <&-; sleep 0.2; exit 3", stdin="x" * 3_000_000).returncode == 3
+
+
 def test_options_reach_the_container(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("from the host")
     tmp_path.chmod(0o755)   # the user in the container is another than this account
@@ -147,6 +156,14 @@ def test_the_exit_code_comes_through_a_terminal(shell: Typist) -> None:
 def test_the_escape_keys_end_a_container_that_ignores_everything(shell: Typist) -> None:
     shell.command("trap '' INT TERM HUP QUIT TSTP; stty raw -echo; echo deaf; while :; do sleep 1; done", r"\ndeaf")
     shell.type("\x03\x1c\x1a")
+    shell.type("\x10\x11")
+    assert shell.ended() == 137
+
+
+def test_the_escape_keys_end_a_container_that_does_not_read_its_terminal(shell: Typist) -> None:
+    shell.command("stty raw -echo; echo deaf; exec sleep 1000000", r"deaf")
+    for _ in range(500):   # more than a terminal keeps for whoever doesn't read it
+        shell.type("x" * 1000)
     shell.type("\x10\x11")
     assert shell.ended() == 137
 
