@@ -103,6 +103,17 @@ def test_a_restart_keeps_files_addresses_names_and_ports(sandbox: Sandbox, scrat
 
 @EITHER_IDS
 @EITHER_SCRATCH
+def test_a_root_that_cannot_be_written_stays_so_over_a_restart(sandbox: Sandbox, scratch: Scratch) -> None:
+    container = idle(sandbox, scratch=scratch, read_only=True)
+    hosts = sh(container, "cat /etc/hosts /etc/hostname")
+    for _ in range(2):
+        container.restart(timeout=0)
+        assert sh(container, "touch /file 2>&1; true") == "touch: /file: Read-only file system\n"
+        assert sh(container, "cat /etc/hosts /etc/hostname") == hosts
+
+
+@EITHER_IDS
+@EITHER_SCRATCH
 def test_a_restart_gets_fresh_kernel_file_systems(sandbox: Sandbox, scratch: Scratch) -> None:
     container = idle(sandbox, scratch=scratch, tmpfs=[Tmpfs(target="/cache", size="1M")], memory="64M")
     sh(container, "touch /dev/shm/file /cache/file; sleep 1000000 & sleep 1000000 &")

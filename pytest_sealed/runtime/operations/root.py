@@ -78,6 +78,7 @@ class KeepRoot(Operation):
         try:
             namespaces.setns(self.namespace_fd, namespaces.CLONE_NEWNS)
             tree = mounts.open_tree("/")
+            mounts.mount_setattr("", clear=mounts.MOUNT_ATTR_RDONLY, dir_fd=tree)   # until this run's files are in place too
             # by descriptor: in there, a path may have become a link, or lead to something else by now
             context.kept = {fd: mounts.open_tree("", dir_fd=fd) for fd in self.folder_fds}
             namespaces.setns(own, namespaces.CLONE_NEWNS)
