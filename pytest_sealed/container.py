@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
-from pytest_sealed import copying, execution, waits
+from pytest_sealed import copying, execution, receiving, waits
 from pytest_sealed.errors import ContainerNotStarted, InternalError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
@@ -459,14 +459,21 @@ class Container:
         self._life.require_started()
         copying.put(self._session, self.id, Path(source), target, user)
 
-    def get(self, source: str, target: str | os.PathLike[str]) -> None:
-        """Copy a file or folder of the container to the path `target` of the host; links are copied as links.
+    def get(self, source: str, target: str | os.PathLike[str], *, max_size: int | str = receiving.MOST_DATA) -> None:
+        """Copy a file or folder of the container to the path `target` of the host.
+
+        Links are copied as links, holes of sparse files as holes. A file or link that is in the way is replaced, and never written
+        through.
+
+        Args:
+            max_size: bytes of data, or "64G" and the like, that may be written; holes don't count.
 
         Raises:
-            ContainerFailed: there is no such file, or it is no file or folder.
+            ContainerFailed: there is no such file, it is no file or folder, or more than `max_size`.
+            OSError: the host can't write it; with the path.
         """
         self._life.require_started()
-        copying.get(self._session, self.id, source, Path(target))
+        copying.get(self._session, self.id, source, Path(target), parse_size(max_size, "max_size"))
 
     def read_text(self, path: str) -> str:
         """Return the text (UTF-8) of a file of the container."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import ContainerFailed, SpecError
+from pytest_sealed.receiving import MOST_DATA, Receiver
 from pytest_sealed.runtime.user import UnknownUser, resolve_user
 
 if TYPE_CHECKING:
@@ -28,17 +29,24 @@ _PIECE = 1 << 20
 
 def _ask(session: Session, container: str, action: str, path: str, fds: list[int] | None = None,
          **fields: Any) -> tuple[dict[str, Any], list[int]]:
-    if not path.startswith("/") or "\0" in path:
-        raise SpecError(f"{path!r} is no absolute path of a container", remedy="begin it with '/'")
+    _check(path)
     with session.open("files", fds or [], container=container, action=action, path=path, **fields) as channel:
         message, passed = session.receive(channel, _COPY)
     if "error" in message:
-        error = message["error"]
-        if error.get("kind") == "files":
-            raise _failed(container, path, error["text"])
-        from pytest_sealed.runtime.client import error_from
-        raise error_from(error)
+        raise _error(container, path, message["error"])
     return dict(message["ok"]), passed
+
+
+def _check(path: str) -> None:
+    if not path.startswith("/") or "\0" in path:
+        raise SpecError(f"{path!r} is no absolute path of a container", remedy="begin it with '/'")
+
+
+def _error(container: str, path: str, error: dict[str, Any]) -> Exception:
+    if error.get("kind") == "files":
+        return _failed(container, path, error["text"])
+    from pytest_sealed.runtime.client import error_from
+    return error_from(error)
 
 
 def _failed(container: str, path: str, why: str | None) -> ContainerFailed:
@@ -115,70 +123,17 @@ def _pack(source: Path, fd: int, failures: list[BaseException]) -> None:
         failures.append(error)
 
 
-def get(session: Session, container: str, source: str, target: Path) -> None:
-    """Copy a file or folder out of a container."""
-    kind = _ask(session, container, "kind", source)[0]["kind"]
-    if kind != "directory":
-        facts, (fd,) = _ask(session, container, "read", source)
-        place = target / os.path.basename(source) if target.is_dir() else target
-        with os.fdopen(fd, "rb") as file, place.open("wb") as out:
-            shutil.copyfileobj(file, out)
-        place.chmod(facts["mode"] & 0o777)
-        return
-    inwards, outwards = os.pipe2(os.O_CLOEXEC)
-    failures: list[BaseException] = []
-    unpacker = threading.Thread(target=_unpack, args=(inwards, target, failures), daemon=True)
-    unpacker.start()
-    try:
-        _ask(session, container, "pack", source, [outwards])
-    finally:
-        os.close(outwards)
-        unpacker.join()
-    if failures:
-        raise failures[0]
-
-
-def _unpack(fd: int, target: Path, failures: list[BaseException]) -> None:
-    """Unpack below `target`; the names come from a container, so no member may leave it (see `tarfile`'s filters)."""
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(fd, "rb") as source, tarfile.open(fileobj=source, mode="r|") as archive:
-            for member in archive:
-                _place(archive, member, target)
-            while source.read(1 << 16):
-                pass
-    except BaseException as error:
-        failures.append(error)
-
-
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    parts = Path(member.name).parts
-    if not parts or ".." in parts or member.name.startswith("/"):
-        raise ContainerFailed(f"the container gave the file name {member.name!r}, which leads out of the copy")
-    folder = target
-    for part in parts[:-1]:
-        folder = folder / part
-        if folder.is_symlink() or not folder.is_dir():
-            raise ContainerFailed(f"the container gave the file name {member.name!r}, below something that is no folder")
-    place = folder / parts[-1]
-    if member.isdir():
-        if place.is_symlink() or (place.exists() and not place.is_dir()):
-            place.unlink()
-        with contextlib.suppress(FileExistsError):
-            place.mkdir()
-            place.chmod(member.mode & 0o777 | 0o700)   # what is in it must get in
-        return
-    with contextlib.suppress(FileNotFoundError):
-        place.unlink()
-    if member.issym():
-        place.symlink_to(member.linkname)
-        return
-    data = archive.extractfile(member)
-    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as out:
-        os.fchmod(fd, member.mode & 0o777)
-        if data is not None:
-            shutil.copyfileobj(data, out)
+def get(session: Session, container: str, source: str, target: Path, most: int = MOST_DATA) -> None:
+    """Copy a file or folder out of a container, at most `most` bytes of data."""
+    _check(source)
+    with session.open("files", container=container, action="give", path=source) as channel, Receiver(target, source, most) as receiver:
+        while True:
+            message, passed = session.receive(channel, _COPY)
+            if "ok" in message:
+                return
+            if "error" in message:
+                raise _error(container, source, message["error"])
+            receiver.take(message, passed)
 
 
 def open_mounts(session: Session, spec: ContainerSpec[Any], image: Image,

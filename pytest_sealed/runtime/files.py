@@ -29,9 +29,9 @@ _MODULES: dict[str, Any] = {}
 
 
 def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Channel, fds: list[int]) -> None:
-    """Answer one request on `reply`: {"ok": …} with a descriptor, or {"error": …}."""
+    """Answer one request on `reply`: {"ok": …} with a descriptor, or {"error": …}; for "give", messages come first."""
     process.set_dumpable(False)
-    if request["action"] in ("pack", "unpack"):
+    if request["action"] == "unpack":
         import shutil
         import tarfile
         _MODULES.update(shutil=shutil, tarfile=tarfile)
@@ -39,7 +39,12 @@ def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Chann
     try:
         namespaces.setns(mount_ns, namespaces.CLONE_NEWNS)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        work = {"read": _read, "write": _write, "pack": _pack, "unpack": _unpack, "kind": _kind}[request["action"]]
+        if request["action"] == "give":
+            reply.socket.setblocking(True)   # for whoever reads slowly, because it writes
+            _give(root, request["path"], reply)
+            reply.send({"ok": {}})
+            return
+        work = {"read": _read, "write": _write, "unpack": _unpack}[request["action"]]
         result, passed = work(root, request, ids, fds)
         reply.send({"ok": result}, passed)
     except OSError as error:
@@ -47,12 +52,6 @@ def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Chann
         reply.send({"error": {"kind": "files", "errno": error.errno or 0, "text": text}})
     except BaseException as error:
         reply.send({"error": {"kind": "files", "errno": 0, "text": f"{type(error).__name__}: {error}"}})
-
-
-def _kind(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-    fd = files.openat2(root, request["path"], os.O_PATH)
-    mode = os.fstat(fd).st_mode
-    return {"kind": "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"}, []
 
 
 def _read(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
@@ -102,37 +101,43 @@ def _directory(root: int, path: str, ids: IdMap, owner: tuple[int, int]) -> int:
     return files.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, resolve=files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS)
 
 
-def _pack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-    """Write the folder `path` to the descriptor as a tar stream: folders, files and links, nothing else."""
-    tarfile = _MODULES["tarfile"]
-    top = files.openat2(root, request["path"], os.O_RDONLY | os.O_DIRECTORY)
-    with os.fdopen(fds[0], "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        _pack_folder(archive, top, "")
-    return {}, []
+def _give(root: int, path: str, reply: Channel) -> None:
+    """Send the file or folder `path` as messages, with a descriptor for each file:
+
+    {"folder", "mode"} enters one, {"leave"} leaves it; {"file", "mode", "size", "several"?}; {"link", "leads"}. The names are those
+    below the folder. `several` is the same for all names of one file.
+    """
+    top = files.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    facts = os.fstat(top)
+    if stat.S_ISDIR(facts.st_mode):
+        reply.send({"folder": "", "mode": stat.S_IMODE(facts.st_mode)})
+        _give_folder(top, reply, 0)
+    elif stat.S_ISREG(facts.st_mode):
+        reply.send({"file": "", "mode": stat.S_IMODE(facts.st_mode), "size": facts.st_size}, [top])
+    else:
+        raise OSError(22, "not a regular file")
 
 
-def _pack_folder(archive: Any, folder: int, prefix: str) -> None:
-    tarfile = _MODULES["tarfile"]
+def _give_folder(folder: int, reply: Channel, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise OSError(errno.ENAMETOOLONG, f"more than {_DEEPEST} folders within each other")
     for name in sorted(os.listdir(folder)):
-        member = tarfile.TarInfo(prefix + name)
-        facts = os.lstat(name, dir_fd=folder)
-        member.mode, member.mtime = stat.S_IMODE(facts.st_mode) & 0o777, int(facts.st_mtime)
-        if stat.S_ISLNK(facts.st_mode):
-            member.type, member.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=folder)
-            archive.addfile(member)
-        elif stat.S_ISDIR(facts.st_mode):
-            if prefix.count("/") >= _DEEPEST:
-                raise OSError(errno.ENAMETOOLONG, f"more than {_DEEPEST} folders within each other")
+        mode = os.lstat(name, dir_fd=folder).st_mode
+        if stat.S_ISLNK(mode):
+            reply.send({"link": name, "leads": os.readlink(name, dir_fd=folder)})
+        elif stat.S_ISDIR(mode):
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            member.type = tarfile.DIRTYPE
-            archive.addfile(member)
-            _pack_folder(archive, fd, f"{prefix}{name}/")
+            reply.send({"folder": name, "mode": stat.S_IMODE(mode)})
+            _give_folder(fd, reply, depth + 1)
+            reply.send({"leave": True})
             os.close(fd)
-        elif stat.S_ISREG(facts.st_mode):
+        elif stat.S_ISREG(mode):
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-            with os.fdopen(fd, "rb") as file:
-                member.size = os.fstat(fd).st_size
-                archive.addfile(member, file)
+            facts = os.fstat(fd)
+            if stat.S_ISREG(facts.st_mode):   # it may have been swapped
+                several = {"several": f"{facts.st_dev}:{facts.st_ino}"} if facts.st_nlink > 1 else {}
+                reply.send({"file": name, "mode": stat.S_IMODE(facts.st_mode), "size": facts.st_size, **several}, [fd])
+            os.close(fd)
 
 
 def _unpack(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
