@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import os
 import select
 import shlex
-import termios
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
+
+if sys.platform != "win32":   # where everything imports, and nothing starts
+    import fcntl
+    import termios
 
 from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, ExecTimeout, SpecError
 from pytest_sealed.failure import format_size

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pytest_sealed.errors import SealedError, nearest
+from pytest_sealed.errors import SealedError, nearest, no_linux
 
 __all__ = ["main"]
 
@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser(words).parse_args(words)
+        absent = no_linux()
+        if absent is not None and args.sealed_command != "doctor":   # which says so itself
+            raise absent
         return int(import_module(f"pytest_sealed.cli.{args.sealed_command}").run(args))
     except SealedError as error:
         print(f"sealed: {error}", file=sys.stderr)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import pwd
 import sys
 from typing import TYPE_CHECKING
+
+if sys.platform != "win32":   # where everything imports, and nothing starts
+    import pwd
 
 from pytest_sealed.errors import HostUnsupported, SealedError, SpecError
 from pytest_sealed.runtime.cgroups.delegation import delegate, require_v1, undelegate

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import quote
+
+if sys.platform != "win32":   # where everything imports, and nothing starts
+    import fcntl
 
 from pytest_sealed.errors import ImageError, ImageNotFound, nearest
 from pytest_sealed.images.folders import Folders, default_root, explain

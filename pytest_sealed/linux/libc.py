@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p
 
 __all__ = ["check", "libc", "number", "syscall"]
 
 # PyDLL keeps the interpreter's lock during a call. Nothing here blocks, and a clone() that released the
 # lock would leave the child without it.
-libc = ctypes.PyDLL(None, use_errno=True)
+# On Windows, where nothing of this can be called but everything must import, the C library has to be named.
+libc = ctypes.PyDLL("msvcrt" if sys.platform == "win32" else None, use_errno=True)
 
 for _name, _result, _arguments in (
     ("mount", c_int, (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)),

@@ -19,7 +19,7 @@ def header(run: Run) -> str:
     """Return the header line: how ids are mapped, what limits, where containers write, the kernel, the image store. Starts nothing."""
     absent = no_linux()
     if absent is not None:
-        return f"sealed: no containers here: {absent.message.removeprefix('containers ')}"
+        return f"sealed: no containers here: {absent.message}"
     from pytest_sealed.images.folders import default_root
     from pytest_sealed.plugin import rungs
     store = run.store or default_root()

@@ -74,9 +74,9 @@ def test_where_parts_of_proc_are_masked_the_remedy_is_dockers_option(tmp_path: P
     assert list(tmp_path.glob("pytest-sealed/*")) == []
 
 
-@pytest.mark.parametrize(("system", "name"), [("Darwin", "macOS"), ("Windows", "Windows")])
+@pytest.mark.parametrize(("system", "name"), [("darwin", "macOS"), ("win32", "Windows")])
 def test_off_linux_one_sentence_says_the_way_out(monkeypatch: pytest.MonkeyPatch, system: str, name: str) -> None:
-    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("sys.platform", system)
     with pytest.raises(HostUnsupported) as caught:
         Sandbox().network()
     assert caught.value.message == f"containers need a Linux kernel, and this is {name}"

@@ -82,21 +82,3 @@ def test_the_header_says_why_there_can_be_no_containers(pytester: pytest.Pyteste
     result = pytester.runpytest()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["sealed: no containers here: SEALED_IDS='wrong' is unknown*"])
-
-
-def test_off_linux_everything_imports_and_the_error_is_one_sentence_with_the_way_out(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest("""
-        import platform
-        platform.system = lambda: "Darwin"
-        from pytest_sealed import container_fixture, image
-        from pytest_sealed.services import postgres
-        db = container_fixture(postgres())
-    """)
-    pytester.makepyfile("def test_db(db): pass\ndef test_other(): pass")
-    result = pytester.runpytest_subprocess()
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines([
-        "sealed: no containers here: they need a Linux kernel, and this is macOS",
-        "E   *HostUnsupported: containers need a Linux kernel, and this is macOS",
-        "*remedy: run the tests in a Linux virtual machine or on a Linux CI runner",
-    ])
