@@ -146,8 +146,10 @@ def _mount_rest(merged: str, ids: IdMap) -> None:
     root = 0 if ids.single else 1
     for name, mode in (("proc", "0755"), ("dev", "0755"), ("run", "0755"), ("tmp", "1777")):
         target = f"{merged}/{name}"
-        if not os.path.lexists(target):
-            os.mkdir(target, 0o755)
+        if not os.path.lexists(target):   # it becomes part of the image
+            os.mkdir(target)
+            os.chown(target, root, root)
+            os.chmod(target, int(mode, 8))
         if os.path.islink(target) or not os.path.isdir(target):
             raise ImageError(f"/{name} is no folder in the image")
         if name != "proc":
