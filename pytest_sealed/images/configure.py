@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_sealed.images.recipe import Account, Base
     from pytest_sealed.runtime.idmap import IdMap
 
-__all__ = ["configured_base"]
+__all__ = ["configured_base", "require_range"]
 
 _HOOKS = "/usr/share/mmdebstrap/hooks/merged-usr"
 # of the host or of the build itself; dev, proc, run and sys are mounted in a container
@@ -32,17 +32,20 @@ _DROPPED = re.compile(r"/(?:dev|proc|sys|run|tmp)/.*|"
                       r"/var/(?:cache|log)/.*[^/]|/var/lib/apt/lists/.*|/etc/\.pwd\.lock|.*/__pycache__(?:/.*)?", re.DOTALL)
 
 
+def require_range(ids: IdMap) -> None:
+    """Raise HostUnsupported in single-id mode, in which packages can't be configured."""
+    if ids.single:
+        raise HostUnsupported('install = "configure" needs a range of ids, and this account has none',
+                              remedy='sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER, or install = "unpack"')
+
+
 def configured_base(base: Base, packages: list[Package], work: Path, exclude: Matcher, accounts: tuple[Account, ...],
                     ids: IdMap) -> WrittenLayer:
     """Return the layer of `base`, written into the folder `work`.
 
     Raises:
-        HostUnsupported: single-id mode, in which packages can't be configured.
         ImageError: mmdebstrap failed.
     """
-    if ids.single:
-        raise HostUnsupported('install = "configure" needs a range of ids, and this account has none',
-                              remedy='sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER, or install = "unpack"')
     room, out = work / "room", work / "base.tar"
     room.mkdir()
     debs = [f"/mnt/debs/{os.path.basename(package.file)}" for package in packages]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from pytest_sealed.errors import ImageError, StoreError
+from pytest_sealed.errors import ImageError, RecipeError, StoreError
 from pytest_sealed.images.accounts import find_account, write_accounts
 from pytest_sealed.images.apt import Apt
 from pytest_sealed.images.debs import unpack_debs
@@ -17,9 +17,10 @@ from pytest_sealed.images.folders import explain
 from pytest_sealed.images.globs import Matcher
 from pytest_sealed.images.image import DEFAULT_PATH, Image, ImageConfig, change_config
 from pytest_sealed.images.inputs import Placed, digest_of, write_files
+from pytest_sealed.images.interpreter import ASK, Interpreter, interpreter_from
 from pytest_sealed.images.layerfile import LayerFile, WrittenLayer
 from pytest_sealed.images.layers import Chain
-from pytest_sealed.images.look import python_version, read_text, real_name
+from pytest_sealed.images.look import read_text, real_name
 from pytest_sealed.images.wheels import Wheels, fetch_wheels
 from pytest_sealed.runtime.launch import run_inside
 
@@ -59,10 +60,12 @@ class Construction:
     def _debian(self, work: Path) -> WrittenLayer:
         recipe, base = self._recipe, self._recipe.base
         exclude = Matcher(base.exclude)
+        if base.install == "configure":
+            from pytest_sealed.images.configure import configured_base, require_range
+            require_range(self._store.folders.ids)
         apt = Apt(str(self._store.folders.cache / "debian"), base.debian, self._progress.stage, fresh=self._fresh)
         packages = apt.fetch(base.packages, base.omit)
         if base.install == "configure":
-            from pytest_sealed.images.configure import configured_base
             self._progress.stage(f"configuring {len(packages)} packages (mmdebstrap)")
             written = configured_base(base, packages, work, exclude, recipe.accounts, self._store.folders.ids)
         else:
@@ -81,21 +84,35 @@ class Construction:
 
     def python(self, wanted: PythonPackages) -> None:
         """Unpack the requirements' wheels and compile them."""
-        version = python_version(self._lowers())
-        if not version:
-            raise self._recipe.error(("python",), "[python] needs an image with a python3", remedy='[base] image = "python"')
-
         def make(work: Path) -> WrittenLayer:
+            python = self._interpreter()
             self._progress.stage("fetching Python packages")
-            folder = fetch_wheels(wanted, requirements_of(self._recipe), self._recipe, version, self._store.folders.cache / "wheels")
-            wheels = Wheels(folder, version)
+            folder = fetch_wheels(wanted, requirements_of(self._recipe), self._recipe, python, self._store.folders.cache / "wheels")
+            wheels = Wheels(folder, python.version)
             self._progress.stage(f"unpacking {len(wheels.files)} Python packages")
             with LayerFile(str(work / "files.tar")) as layer:
                 wheels.unpack(layer)
                 layer.finish()
             compile_all = ("python3", "-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash", wheels.target)
             return self._contain(work, ("python",), run=(compile_all,), files=str(work / "files.tar"))
-        self._layer(["python", version, requirements_of(self._recipe)], "Python packages", make)
+        self._layer(["python", requirements_of(self._recipe), wanted.hashes], "Python packages", make)
+
+    def _interpreter(self) -> Interpreter:
+        """Ask the python3 of the layers so far."""
+        with self._store.folders.workspace() as work:
+            try:
+                self._contain(work, ("python",), run=(ASK,))
+                with open(work / "log", "rb") as log:
+                    began = len(f"$ {' '.join(ASK)}\n")   # what the room writes first
+                    log.seek(max(began, os.fstat(log.fileno()).st_size - (1 << 17)))
+                    return interpreter_from(log.read())
+            except RecipeError as error:
+                raise self._recipe.error(("python",), f"[python] needs an image with a python3: {error.message.splitlines()[-1].strip()}",
+                                         remedy='[base] image = "python"') from error
+            except StoreError:
+                raise
+            except ImageError as error:
+                raise self._recipe.error(("python",), error.message, remedy=error.remedy) from error
 
     def step(self, step: Step, files: list[Placed]) -> None:
         """Make the layer of a [[step]]."""

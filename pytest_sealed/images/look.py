@@ -1,4 +1,4 @@
-"""Small looks into an image's layers from outside: its accounts, its links at the top, its Python."""
+"""Small looks into an image's layers from outside: its accounts, its links at the top."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
-__all__ = ["python_version", "read_text", "real_name"]
+__all__ = ["read_text", "real_name"]
 
 _MOST = 1 << 20   # bytes of a file that is read
 
@@ -42,12 +42,3 @@ def real_name(lowers: list[str], name: str) -> str:
         if os.path.lexists(path):
             return name
     return name
-
-
-def python_version(lowers: list[str]) -> str:
-    """Return the version of the image's python3, such as "3.11"; empty: it has none."""
-    for lower in lowers:
-        path = os.path.join(lower, "usr/bin/python3")
-        if os.path.islink(path):
-            return os.path.basename(os.readlink(path)).removeprefix("python")
-    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from pytest_sealed.errors import ImageError
 from pytest_sealed.images.archive import check_path
 
 if TYPE_CHECKING:
+    from pytest_sealed.images.interpreter import Interpreter
     from pytest_sealed.images.layerfile import LayerFile
     from pytest_sealed.images.recipe import PythonPackages, Recipe
 
@@ -28,20 +30,31 @@ __all__ = ["Wheels", "fetch_wheels"]
 
 _LARGEST = 2 << 30   # bytes that one wheel may unpack to
 
+# The host's pip, with the markers of another interpreter: its option --python-version leaves those alone
+# (https://github.com/pypa/pip/issues/11198), and there is no other way in.
+_PIP = """\
+import sys
+sys.path[:] = [path for path in sys.path if path]   # nothing out of the working directory
+import json, runpy
+from pip._vendor.packaging import markers
+environment = json.loads(sys.argv.pop(1))
+markers.default_environment = lambda: dict(environment)
+runpy.run_module("pip", run_name="__main__", alter_sys=True)"""
 
-def fetch_wheels(wanted: PythonPackages, text: str, recipe: Recipe, version: str, cache: Path) -> Path:
+
+def fetch_wheels(wanted: PythonPackages, text: str, recipe: Recipe, python: Interpreter, cache: Path) -> Path:
     """Return a folder with the wheels of the requirements and of all that they need.
 
     Args:
         text: the requirements file.
-        version: of the image's Python, such as "3.11".
+        python: the image's.
         cache: where fetched wheels stay.
 
     Raises:
         RecipeError: pip can't find or fetch them.
     """
-    facts = [text, version, os.uname().machine, str(wanted.hashes)]
-    folder = cache / hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
+    facts = [text, python.markers, python.platforms, wanted.hashes]
+    folder = cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
@@ -49,28 +62,27 @@ def fetch_wheels(wanted: PythonPackages, text: str, recipe: Recipe, version: str
         fresh = cache / f"{uuid.uuid4().hex}.new"
         fresh.mkdir()
         try:
-            _download(text, fresh, wanted, recipe, version)
+            _download(text, fresh, wanted, recipe, python)
             os.rename(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 
-def _download(text: str, folder: Path, wanted: PythonPackages, recipe: Recipe, version: str) -> None:
+def _download(text: str, folder: Path, wanted: PythonPackages, recipe: Recipe, python: Interpreter) -> None:
     listing = folder.with_suffix(".txt")
     listing.write_text(text, encoding="utf-8")
-    machine, digits = os.uname().machine, version.replace(".", "")
-    platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(36, 4, -1)] + [f"manylinux2014_{machine}", f"linux_{machine}"]
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary", ":all:",
-            "--dest", str(folder), "--requirement", str(listing), "--python-version", version, "--implementation", "cp",
-            "--abi", f"cp{digits}", "--abi", "abi3", "--abi", "none", *(word for name in platforms for word in ("--platform", name)),
-            *(["--require-hashes"] if wanted.hashes else [])]
+    argv = [sys.executable, "-c", _PIP, json.dumps(python.markers),
+            "download", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary", ":all:",
+            "--dest", str(folder), "--requirement", str(listing), "--python-version", python.release, "--implementation", "cp",
+            "--abi", f"cp{python.version.replace('.', '')}", "--abi", "abi3", "--abi", "none",
+            *(word for name in python.platforms for word in ("--platform", name)), *(["--require-hashes"] if wanted.hashes else [])]
     try:
         result = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=recipe.folder, stdin=subprocess.DEVNULL)
     finally:
         listing.unlink(missing_ok=True)
     if result.returncode:
-        if "No module named pip" in result.stderr:
+        if "No module named 'pip'" in result.stderr:
             raise ImageError("fetching Python packages needs pip in this environment", remedy=f"{sys.executable} -m ensurepip")
         reasons = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines()[-2:]
         raise recipe.error(("python", "requirements"), f"the Python packages can't be fetched: {' '.join(reasons)[:600]}",

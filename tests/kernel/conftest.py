@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from pytest_sealed import Sandbox
 from pytest_sealed.errors import ImageNotFound
+from pytest_sealed.images.build import Builder
+from pytest_sealed.images.finder import find_recipe
+from pytest_sealed.images.folders import default_root
+from pytest_sealed.images.store import Store
 
 NEEDED = {"range": ("busybox", "python", "postgres"), "single": ("busybox",)}
 
@@ -77,3 +82,63 @@ def several_ids(sandbox: Sandbox) -> None:
 def single(sandbox: Sandbox) -> bool:
     """Whether the test's containers have one id."""
     return sandbox.describe().mode == "single"
+
+
+# ---------------------------------------------------------------- images that tests build
+
+
+@pytest.fixture(scope="session")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages that this account's store has fetched before, else a place for them."""
+    own = default_root() / "cache"
+    return own if own.is_dir() else tmp_path_factory.mktemp("cache")
+
+
+def empty(store: Store) -> None:
+    """Remove the images of a store, whose files an account with a range of ids can't remove otherwise: for pytest's clean-up."""
+    for name in store.names():
+        store.remove(name)
+
+
+@pytest.fixture
+def new_store(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Iterator[Callable[[], Store]]:
+    made: list[Store] = []
+
+    def make() -> Store:
+        root = tmp_path_factory.mktemp("store")
+        (root / "cache").symlink_to(fetched)
+        made.append(Store(root))
+        return made[-1]
+    yield make
+    for store in made:
+        empty(store)
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Iterator[Store]:
+    root = tmp_path_factory.mktemp("store")
+    (root / "cache").symlink_to(fetched)
+    store = Store(root)
+    Builder(store).build(find_recipe("busybox"))
+    yield store
+    empty(store)
+
+
+@pytest.fixture
+def store(busybox: Store) -> Iterator[Store]:
+    """A store with busybox in it, and nothing else before the test and after it."""
+    yield busybox
+    for name in busybox.names():
+        if name != "busybox":
+            busybox.remove(name)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., str]:
+    """Writes a recipe on top of busybox; returns its path."""
+    def write(name: str, text: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "image.toml").write_text(f'schema = 1\nname = "{name}"\n[base]\nimage = "busybox"\n{text}\n')
+        return str(folder)
+    return write

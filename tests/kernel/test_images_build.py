@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ import pytest
 from pytest_sealed.errors import ImageError, RecipeError, StoreError
 from pytest_sealed.images.build import Builder
 from pytest_sealed.images.finder import find_recipe
-from pytest_sealed.images.folders import default_root
 from pytest_sealed.images.image import Image
 from pytest_sealed.images.progress import Progress
 from pytest_sealed.images.recipe import load_recipe
@@ -39,63 +38,6 @@ class Heard(Progress):
 
     def end(self, name: str, *, built: bool, size: int, seconds: float) -> None:
         self.built[name] = built
-
-
-@pytest.fixture(scope="module")
-def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages that this account's store has fetched before, else a place for them."""
-    own = default_root() / "cache"
-    return own if own.is_dir() else tmp_path_factory.mktemp("cache")
-
-
-def empty(store: Store) -> None:
-    """Remove the images of a store, whose files an account with a range of ids can't remove otherwise: for pytest's clean-up."""
-    for name in store.names():
-        store.remove(name)
-
-
-@pytest.fixture
-def new_store(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Iterator[Callable[[], Store]]:
-    made: list[Store] = []
-
-    def make() -> Store:
-        root = tmp_path_factory.mktemp("store")
-        (root / "cache").symlink_to(fetched)
-        made.append(Store(root))
-        return made[-1]
-    yield make
-    for store in made:
-        empty(store)
-
-
-@pytest.fixture(scope="module")
-def busybox(tmp_path_factory: pytest.TempPathFactory, fetched: Path) -> Iterator[Store]:
-    root = tmp_path_factory.mktemp("store")
-    (root / "cache").symlink_to(fetched)
-    store = Store(root)
-    Builder(store).build(find_recipe("busybox"))
-    yield store
-    empty(store)
-
-
-@pytest.fixture
-def store(busybox: Store) -> Iterator[Store]:
-    """A store with busybox in it, and nothing else before the test and after it."""
-    yield busybox
-    for name in busybox.names():
-        if name != "busybox":
-            busybox.remove(name)
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Write:
-    """Writes a recipe on top of busybox; returns its path."""
-    def write(name: str, text: str) -> str:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        (folder / "image.toml").write_text(f'schema = 1\nname = "{name}"\n[base]\nimage = "busybox"\n{text}\n')
-        return str(folder)
-    return write
 
 
 def build(store: Store, path: str) -> Image:
@@ -226,6 +168,14 @@ def test_what_was_removed_is_gone_for_the_next_step_and_a_folder_made_again_is_e
         [[step]]
         run = [["sh", "-c", "find /srv | sort > /found"]]"""))
     assert content(image, "found").split() == ["/srv", "/srv/a", "/srv/a/new"]
+
+
+def test_a_base_without_the_folders_that_are_mounted_over_gets_them(store: Store, recipe: Write) -> None:
+    image = build(store, recipe("bare", '[[step]]\nremove = ["/dev", "/proc", "/run", "/tmp"]\n[[step]]\nrun = [["true"]]'))
+    ids = find_id_map()
+    for name, mode in (("dev", 0o755), ("proc", 0o755), ("run", 0o755), ("tmp", 0o1777)):
+        status = (image.layers[-1] / name).stat()
+        assert (status.st_mode & 0o7777, status.st_uid) == (mode, ids.uid if ids.single else ids.uid_start)
 
 
 def test_a_command_that_fails_names_file_line_and_last_words_and_leaves_nothing(store: Store, recipe: Write) -> None:
