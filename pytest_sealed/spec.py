@@ -16,8 +16,11 @@ from pytest_sealed.values import (
     CAPABILITIES,
     CONVERTERS,
     LIMITS,
+    check_flag,
+    check_mode,
     check_name,
     check_target,
+    check_user,
     limit,
     pairs,
     parse_signal,
@@ -78,6 +81,7 @@ class Mount:
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", os.path.abspath(os.path.expanduser(os.fspath(self.source))))
         object.__setattr__(self, "target", check_target("mount target", self.target))
+        check_flag("read_only", self.read_only)
         self.check_source()
 
     def check_source(self) -> None:
@@ -95,12 +99,15 @@ class Tmpfs:
     """Absolute path in the container."""
     size: int | str = "64M"
     mode: int = 0o1777
-    user: str | None = None
+    user: str | int | None = None
     """Owner, as a name or number of the container; None: root."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", check_target("tmpfs target", self.target))
         object.__setattr__(self, "size", parse_size(self.size, "tmpfs size"))
+        check_mode("tmpfs mode", self.mode)
+        if self.user is not None:
+            object.__setattr__(self, "user", check_user("tmpfs user", self.user))
 
 
 class ContainerChanges(TypedDict, total=False):

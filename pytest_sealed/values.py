@@ -14,7 +14,8 @@ from typing import Any
 from pytest_sealed.errors import SpecError, nearest
 from pytest_sealed.waits import WAITS, tcp
 
-__all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_name", "check_target", "limit", "pairs", "parse_signal", "parse_size"]
+__all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_flag", "check_host", "check_mode", "check_name", "check_target", "check_user",
+           "limit", "pairs", "parse_signal", "parse_size"]
 
 MINIMUM_MEMORY = 8 << 20   # bytes; the runtime itself needs a part of it until the command runs
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -82,14 +83,57 @@ def check_name(what: str, value: Any) -> str:
     return value
 
 
+def check_host(what: str, value: Any) -> str:
+    """Return `value` if it can be somebody's name on a network: one that resolvers ask for."""
+    name = check_name(what, value)
+    if name.lower() == "localhost" or ".." in name or re.fullmatch(r"[\d.]+", name, re.ASCII):
+        raise SpecError(f"{what} {name!r} would lead nobody there: resolvers take it for something else", remedy='take one such as "db"')
+    return name
+
+
+_OURS = ("/dev", "/dev/null", "/proc", "/sys")
+
+
 def check_target(what: str, path: Any) -> str:
     """Return `path` in its shortest form if something can be mounted there: absolute, and below the root."""
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+    if not isinstance(path, str) or not path.startswith("/") or not _passable(path):
         raise SpecError(f"{what} {path!r} is no absolute path", remedy="begin it with '/'")
-    shortest = os.path.normpath(path).strip("/")
-    if not shortest:
+    shortest = f"/{os.path.normpath(path).strip('/')}"
+    if shortest == "/":
         raise SpecError(f"{what} {path!r} is the root itself", remedy="name a folder below it")
-    return f"/{shortest}"
+    if shortest in _OURS:
+        raise SpecError(f"{what} {path!r} is what every container has of its own", remedy="mount it elsewhere")
+    return shortest
+
+
+def check_user(what: str, value: Any) -> str:
+    """Return `value`, a name or number with or without a group, as text."""
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"[^\s:\0-]?[^\s:\0]+(:[^\s:\0]+)?|\d(:[^\s:\0]+)?", text):
+        raise SpecError(f"{what}={value!r} is no user", remedy='for example user="postgres", user=1000 or user="1000:1000"')
+    return text
+
+
+def check_mode(what: str, value: Any) -> int:
+    """Return `value` if it can be the mode of a file or folder."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o7777:
+        raise SpecError(f"{what}={value!r} is no mode", remedy="for example 0o755")
+    return value
+
+
+def check_flag(what: str, value: Any) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise SpecError(f"{what}={value!r} is neither True nor False", remedy=f"give {what}=True, or leave it out")
+    return value
+
+
+def _passable(text: str) -> bool:
+    """Tell whether a system call takes it: without a NUL, and bytes once it is encoded."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 # ---------------------------------------------------------------- limits
@@ -136,14 +180,14 @@ def pairs(key: str, value: Any) -> dict[str, str]:
     """Return `value` if it maps names to strings, as an environment does."""
     example = '{"NAME": "value"}'
     for name, text in _mapping(key, value, example).items():
-        if not isinstance(name, str) or not isinstance(text, str) or not name or "=" in name or "\0" in name + text:
+        if not isinstance(name, str) or not isinstance(text, str) or not name or "=" in name or not _passable(name + text):
             raise SpecError(f"{key}: {name!r}: {text!r} is no pair of strings", remedy=f"for example {key}={example}")
     return dict(value)
 
 
 def _words(key: str, value: Any) -> tuple[str, ...]:
     words = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else None
-    if words is None or not all(isinstance(word, str) and "\0" not in word for word in words):
+    if words is None or not all(isinstance(word, str) and _passable(word) for word in words):
         raise SpecError(f"{key}={value!r} is no list of strings",
                         remedy=f'for example {key}=["redis-cli", "ping"]; for a shell line, ["sh", "-c", "…"]')
     return words
@@ -192,7 +236,7 @@ def _ports(key: str, value: Any) -> tuple[int, ...]:
 
 
 def _aliases(key: str, value: Any) -> tuple[str, ...]:
-    return tuple(check_name("alias", alias) for alias in _items(key, value, '["db", "primary"]'))
+    return tuple(check_host("alias", alias) for alias in _items(key, value, '["db", "primary"]'))
 
 
 def _networks(key: str, value: Any) -> tuple[Any, ...]:
@@ -214,15 +258,8 @@ def _network(key: str, value: Any) -> Any:
 # ---------------------------------------------------------------- the rest
 
 
-def _user(key: str, value: Any) -> str:
-    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-    if not re.fullmatch(r"[^\s:\0-]?[^\s:\0]+(:[^\s:\0]+)?|\d(:[^\s:\0]+)?", text):
-        raise SpecError(f"{key}={value!r} is no user", remedy='for example user="postgres", user=1000 or user="1000:1000"')
-    return text
-
-
 def _path(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+    if not isinstance(value, str) or not value.startswith("/") or not _passable(value):
         raise SpecError(f"{key}={value!r} is no absolute path", remedy="begin it with '/'")
     return value
 
@@ -231,12 +268,6 @@ def _seconds(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise SpecError(f"{key}={value!r} is no number of seconds", remedy=f"for example {key}=5")
     return float(value)
-
-
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"{key}={value!r} is neither True nor False", remedy=f"give {key}=True, or leave it out")
-    return value
 
 
 def _scratch(key: str, value: Any) -> str:
@@ -260,10 +291,10 @@ def _setup(key: str, value: Any) -> Any:
 CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "command": _words,
     "entrypoint": _words,
-    "user": _user,
+    "user": check_user,
     "workdir": _path,
     "hostname": check_name,
-    "name": lambda _, value: check_name("container name", value),
+    "name": lambda _, value: check_host("container name", value),
     "aliases": _aliases,
     "network": _network,
     "networks": _networks,
@@ -271,8 +302,8 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "shm_size": lambda key, value: parse_size(value, key),
     "scratch": _scratch,
     "scratch_size": lambda key, value: parse_size(value, key),
-    "read_only": _flag,
-    "init": _flag,
+    "read_only": check_flag,
+    "init": check_flag,
     "stop_signal": lambda _, value: parse_signal(value),
     "stop_timeout": _seconds,
     "wait_timeout": _seconds,

@@ -132,18 +132,27 @@ def tcp(port: int) -> Tcp:
 
 def http(port: int, path: str = "/", *, status: int | tuple[int, ...] = ()) -> Http:
     """Wait until `GET path` is answered with `status` (default: any from 200 to 399)."""
-    if not path.startswith("/"):
-        raise SpecError(f"http path {path!r} does not start with '/'", remedy=f"write {'/' + path!r}")
-    return Http(_port(port), path, (status,) if isinstance(status, int) else tuple(status))
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise SpecError(f"http path {path!r} does not start with '/'", remedy=f"write {'/' + str(path)!r}")
+    if re.search(r"[^!-~]", path):
+        raise SpecError(f"http path {path!r} is not what a request can ask for", remedy="quote it: see urllib.parse.quote()")
+    wanted = (status,) if isinstance(status, int) else status
+    if not isinstance(wanted, (tuple, list)) or not all(isinstance(number, int) and 100 <= number <= 599 for number in wanted):
+        raise SpecError(f"http status {status!r} is none", remedy="for example status=204 or status=(200, 404)")
+    return Http(_port(port), path, tuple(wanted))
 
 
 def log(pattern: str, *, stream: Literal["stdout", "stderr"] | None = None, times: int = 1) -> Log:
     """Wait until a line of the log matches the regular expression `pattern` (`re.search`)."""
+    if not isinstance(pattern, str):
+        raise SpecError(f"log pattern {pattern!r} is no text", remedy='flags are written into it, for example "(?i)ready"')
     try:
         re.compile(pattern)
     except re.error as error:
         raise SpecError(f"log pattern {pattern!r} is no regular expression: {error}",
                         remedy="escape literal text with re.escape()") from error
+    if stream not in (None, "stdout", "stderr"):
+        raise SpecError(f"log(stream={stream!r}) is none of 'stdout', 'stderr'", remedy="leave stream out for both")
     if times < 1:
         raise SpecError(f"log(times={times}) can never be met", remedy="give 1 or more")
     return Log(pattern, stream, times)
@@ -151,8 +160,8 @@ def log(pattern: str, *, stream: Literal["stdout", "stderr"] | None = None, time
 
 def command(*argv: str) -> Command:
     """Wait until a command in the container exits with 0."""
-    if not argv:
-        raise SpecError("command() needs the program and its arguments", remedy='for example command("pg_isready")')
+    if not argv or not all(isinstance(word, str) for word in argv):
+        raise SpecError(f"command() needs the program and its arguments, not {argv!r}", remedy='for example command("pg_isready", "-q")')
     return Command(argv)
 
 
@@ -187,4 +196,7 @@ def any_of(*conditions: Wait) -> AnyOf:
 def _some(name: str, conditions: tuple[Wait, ...]) -> tuple[Wait, ...]:
     if not conditions:
         raise SpecError(f"{name}() was given no conditions", remedy=f"for example {name}(tcp(80), log('ready'))")
+    for condition in conditions:
+        if not isinstance(condition, WAITS):
+            raise SpecError(f"{name}(): {condition!r} is nothing to wait for", remedy=f"for example {name}(tcp(80), log('ready'))")
     return conditions

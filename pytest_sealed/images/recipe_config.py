@@ -117,7 +117,8 @@ def _tmpfs_row(config: Table, index: int, row: Any) -> Tmpfs:
     try:
         return Tmpfs(target=table.required("path"), size=size, mode=int(mode, 8), user=table.string("user") or None)
     except SpecError as error:
-        table.fail("size" if "size" in error.message else "path", error.message, remedy=error.remedy)
+        key = next((key for key in ("size", "mode", "user") if f"tmpfs {key}=" in error.message), "path")
+        table.fail(key, error.message, remedy=error.remedy)
 
 
 def parse_ready(table: Table) -> waits.Wait:

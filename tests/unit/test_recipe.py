@@ -107,6 +107,8 @@ def test_the_recipes_that_the_project_promises_ship() -> None:
     (26, 'cmd = ["python3"]', 'cmd = "python3"', "cmd must be a list of words"),
     (29, "ports = [8000,", "ports = [800000,", "800000 is no TCP port"),
     (30, 'size = "1M"', 'size = "12Q"', "tmpfs size='12Q' is no size"),
+    (30, 'mode = "0750"', 'mode = "17777"', "tmpfs mode=8191 is no mode"),
+    (30, '"0750", user = "web"', '"0750", user = "a b"', "tmpfs user='a b' is no user"),
     (31, "tcp = 8000", "tpc = 8000", "unknown key 'tpc'"),
     (31, '{ log = "up" }', '{ log = "(" }', "no regular expression"),
     (32, '"int"', '"SIGNIT"', "there is no signal 'SIGNIT', did you mean 'SIGINT'?"),

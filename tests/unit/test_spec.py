@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def test_the_same_network_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["command", "entrypoint"])
-@pytest.mark.parametrize("value", ["redis-cli ping", ["a", 1], ["a\0b"], None, 5, b"ls"])
+@pytest.mark.parametrize("value", ["redis-cli ping", ["a", 1], ["a\0b"], ["\ud800"], None, 5, b"ls"])
 def test_a_command_is_a_list_of_strings(key: str, value: object) -> None:
     refusal(**{key: value})
 
@@ -165,7 +166,7 @@ def test_a_command_as_one_string_says_how_to_write_it() -> None:
     assert error.remedy == 'for example command=["redis-cli", "ping"]; for a shell line, ["sh", "-c", "…"]'
 
 
-@pytest.mark.parametrize("value", [{"": "x"}, {"A=B": "x"}, {"A": 1}, {1: "x"}, {"A": "x\0"}, "A=1", None, 3])
+@pytest.mark.parametrize("value", [{"": "x"}, {"A=B": "x"}, {"A": 1}, {1: "x"}, {"A": "x\0"}, {"A": "\ud800"}, "A=1", None, 3])
 def test_an_environment_maps_names_to_strings(value: object) -> None:
     refusal(env=value)
 
@@ -190,6 +191,14 @@ def test_a_host_name_is_taken_as_it_is(name: str) -> None:
     assert check_name("name", name) == name
 
 
+@pytest.mark.parametrize("name", ["localhost", "LocalHost", "10.89.0.7", "7", "a..b"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    for options in ({"name": name}, {"aliases": [name]}):
+        error = refusal(**options)
+        assert f"{name!r} would lead nobody there: resolvers take it for something else" in error.message
+    assert spec(hostname=name).hostname == name
+
+
 def test_one_bad_alias_is_named() -> None:
     assert refusal(aliases=["ok", "not ok"]).message == "alias 'not ok' is no host name"
 
@@ -201,7 +210,7 @@ def test_a_user_is_a_name_or_a_number_and_maybe_a_group(value: str) -> None:
     assert spec(user="www-data:adm").user == "www-data:adm"
 
 
-@pytest.mark.parametrize("value", ["relative", "", None, 5, "/a\0"])
+@pytest.mark.parametrize("value", ["relative", "", None, 5, "/a\0", "/\ud800"])
 def test_a_work_directory_is_an_absolute_path(value: object) -> None:
     assert refusal(workdir=value).remedy == "begin it with '/'"
 
@@ -280,13 +289,36 @@ def test_a_mount_source_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mon
     assert Mount(source="data", target="/data").read_only
 
 
-@pytest.mark.parametrize("target", ["data", "", "/", "/..", "//", "/a/..", "/a\0b", None])
+@pytest.mark.parametrize("target", ["data", "", "/", "/..", "//", "/a/..", "/a\0b", "/\ud800", None])
 def test_a_target_is_an_absolute_path_below_the_root(target: Any, tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         Mount(source=str(tmp_path), target=target)
     assert caught.value.remedy
     with pytest.raises(SpecError):
         Tmpfs(target=target)
+
+
+@pytest.mark.parametrize("target", ["/dev", "/proc/", "//sys", "/dev/../dev/null"])
+def test_what_every_container_has_of_its_own_is_no_target(target: str, tmp_path: Path) -> None:
+    for make in (lambda: Mount(source=str(tmp_path), target=target), lambda: Tmpfs(target=target)):
+        with pytest.raises(SpecError, match="is what every container has of its own\n  remedy: mount it elsewhere"):
+            make()
+    assert Tmpfs(target="/dev/cache").target == "/dev/cache"
+
+
+def test_a_mount_is_read_only_or_not(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="read_only='no' is neither True nor False"):
+        Mount(source=str(tmp_path), target="/data", read_only="no")  # type: ignore[arg-type]
+
+
+def test_a_tmpfs_has_a_mode_and_an_owner() -> None:
+    assert Tmpfs(target="/a", user=1000) == Tmpfs(target="/a", user="1000")
+    for mode in (-1, 0o10000, "0755", True, None):
+        with pytest.raises(SpecError, match="is no mode\n  remedy: for example 0o755"):
+            Tmpfs(target="/a", mode=mode)  # type: ignore[arg-type]
+    for user in ("", "a:b:c", True, 1.5):
+        with pytest.raises(SpecError, match=r"tmpfs user=.* is no user\n  remedy: "):
+            Tmpfs(target="/a", user=user)  # type: ignore[arg-type]
 
 
 def test_a_tmpfs_is_a_path_or_a_tmpfs() -> None:
@@ -330,12 +362,29 @@ def test_an_http_path_starts_with_a_slash() -> None:
     assert caught.value.remedy == "write '/health'"
 
 
+@pytest.mark.parametrize("path", ["/a b", "/\r\nHost: b", "/ä"])
+def test_an_http_path_is_one_that_a_request_can_have(path: str) -> None:
+    with pytest.raises(SpecError, match="is not what a request can ask for\n  remedy: quote it"):
+        http(80, path)
+
+
+@pytest.mark.parametrize("status", ["200", 0, 20, 9999, (200, "404"), None])
+def test_an_http_status_is_one_or_several_numbers(status: Any) -> None:
+    with pytest.raises(SpecError, match=r"http status .* is none\n  remedy: for example status=204"):
+        http(80, status=status)
+
+
 def test_a_log_pattern_is_a_regular_expression() -> None:
     with pytest.raises(SpecError, match=r"log pattern '\(' is no regular expression: ") as caught:
         log("(")
     assert "re.escape" in caught.value.remedy
+    for pattern in (5, b"ready", re.compile("ready")):
+        with pytest.raises(SpecError, match=r"is no text\n  remedy: flags are written into it"):
+            log(pattern)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="can never be met"):
         log("ready", times=0)
+    with pytest.raises(SpecError, match=r"log\(stream='out'\) is none of 'stdout', 'stderr'"):
+        log("ready", stream="out")  # type: ignore[arg-type]
 
 
 def test_an_empty_wait_is_refused() -> None:
@@ -343,6 +392,14 @@ def test_an_empty_wait_is_refused() -> None:
         with pytest.raises(SpecError) as caught:
             empty()
         assert caught.value.remedy.startswith("for example ")
+
+
+def test_a_part_of_a_wait_is_one() -> None:
+    for several in (all_of, any_of):
+        with pytest.raises(SpecError, match="'ready' is nothing to wait for\n  remedy: for example a"):
+            several(tcp(80), "ready")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"command\(\) needs the program and its arguments, not "):
+        command(["pg_isready", "-q"])  # type: ignore[arg-type]
 
 
 def test_a_wait_says_what_it_waits_for() -> None:
