@@ -7,17 +7,22 @@ import socket
 import zlib
 from typing import TYPE_CHECKING, final
 
-from pytest_sealed.errors import NetworkError, SpecError
-from pytest_sealed.spec import check_name
+from pytest_sealed.errors import NetworkError, SpecError, nearest
+from pytest_sealed.values import check_host, check_name
 from pytest_sealed.waits import tcp
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container
     from pytest_sealed.runtime.client import Session
 
-__all__ = ["Network"]
+__all__ = ["Network", "names_of"]
 
 DEFAULT = "default"
+
+
+def names_of(container: Container) -> set[str]:
+    """Return the names by which a container is found, in lower case, as resolvers compare them."""
+    return {name.lower() for name in (container.name, *container.spec.aliases)}
 
 
 @final
@@ -29,6 +34,7 @@ class Network:
     Attributes:
         name: within its sandbox.
         subnet: IPv4 network, the same for the same name in every run.
+        listener_names: those of the test's own listeners, in lower case.
     """
 
     def __init__(self, session: Session, name: str, taken: set[str]) -> None:
@@ -37,6 +43,7 @@ class Network:
         self.id = f"{name}-{os.urandom(4).hex()}"
         self.subnet = _subnet(name, taken)
         self.members: list[Container] = []
+        self.listener_names: set[str] = set()
         self._listeners: list[socket.socket] = []
         self._closed = False
         session.request("network", network=self.id, subnet=self.subnet)
@@ -53,8 +60,9 @@ class Network:
         """
         if port:
             tcp(port)
-        check_name("listener name", name)
+        check_host("listener name", name)
         _, (fd,) = self._session.request("listen", network=self.id, port=port, name=name, backlog=backlog)
+        self.listener_names.add(name.lower())
         listener = socket.socket(fileno=fd)
         self._listeners.append(listener)
         return listener
@@ -63,9 +71,10 @@ class Network:
         """Open a TCP connection inside this network, to a container's name or to an address.
 
         Raises:
-            SpecError: nobody of that name is here.
+            SpecError: nobody of that name is here, or there is no such port.
             OSError: the real answer, such as ConnectionRefusedError.
         """
+        tcp(port)
         address = self.address(host)
         _, (fd,) = self._session.request("socket", network=self.id)
         connection = socket.socket(fileno=fd)
@@ -85,15 +94,11 @@ class Network:
             pass
         else:
             return host
-        names: dict[str, str] = {}
-        for container in self.members:
-            for name in (container.name, *container.spec.aliases):
-                names[name] = container.addresses.get(self.id, "")
-        if not names.get(host):
-            from pytest_sealed.errors import nearest
+        names = {name: container.addresses.get(self.id, "") for container in self.members for name in names_of(container)}
+        if not names.get(host.lower()):
             raise SpecError(f"nobody on network {self.name!r} is called {host!r}{nearest(host, names)}",
                             remedy=f"those here: {', '.join(sorted(name for name, address in names.items() if address)) or 'nobody'}")
-        return names[host]
+        return names[host.lower()]
 
     def close(self) -> None:
         """Drop the network; its containers must be gone."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, final, overload
 from pytest_sealed.container import Container, image
 from pytest_sealed.errors import SealedError, SpecError, nearest, no_linux
 from pytest_sealed.images.store import Store
-from pytest_sealed.network import DEFAULT, Network
+from pytest_sealed.network import DEFAULT, Network, names_of
 from pytest_sealed.runtime.cgroups import detect
 from pytest_sealed.runtime.client import Session
 from pytest_sealed.runtime.idmap import find_id_map
@@ -220,16 +220,21 @@ class Sandbox:
                         remedy=f"make it first: sealed.network({str(name)!r})")
 
     def _name(self, spec: ContainerSpec[Container], reference: str, networks: list[Network]) -> str:
-        taken = {other for network in networks for member in network.members for other in (member.name, *member.spec.aliases)}
-        taken |= {container.name for container in self.containers if not container.removed}
+        taken = {name for network in networks for member in network.members for name in names_of(member)}
+        taken |= {container.name.lower() for container in self.containers if not container.removed}
+        listeners = {name: network.name for network in networks for name in network.listener_names}
+        for name in (*(() if spec.name is None else (spec.name,)), *spec.aliases):
+            if name.lower() in taken:
+                raise SpecError(f"there is a container called {name!r} already",
+                                remedy="give name= another, or remove() that one first")
+            if name.lower() in listeners:
+                raise SpecError(f"the name {name!r} belongs to a listener of network {listeners[name.lower()]!r}",
+                                remedy="give name= another, or listen() under another")
         if spec.name is not None:
-            for name in (spec.name, *spec.aliases):
-                if name in taken:
-                    raise SpecError(f"there is a container called {name!r} already",
-                                    remedy="give name= another, or remove() that one first")
             return spec.name
         base = reference.rpartition("/")[2].partition(":")[0].partition("@")[0]
-        return next(name for name in itertools.chain([base], (f"{base}-{count}" for count in itertools.count(2))) if name not in taken)
+        names = itertools.chain([base], (f"{base}-{count}" for count in itertools.count(2)))
+        return next(name for name in names if name not in taken and name not in listeners)
 
     def close(self) -> None:
         """End all containers, drop all networks; idempotent. A root sandbox ends the session with all its children."""

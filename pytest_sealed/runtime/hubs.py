@@ -132,7 +132,8 @@ class Hubs:
 
         def listening(message: dict[str, Any], fds: list[int]) -> None:
             if "error" in message:
-                refuse(reply, NetworkError(f"can't listen on network {hub.id}: {message['error']}"))
+                refuse(reply, NetworkError(f"can't listen on network {hub.id.rpartition('-')[0]!r}: {message['error']}",
+                                           remedy="give listen() another port= or name=; without a port the kernel chooses one"))
                 return
             ok = message["ok"]
             hub.listeners[request["name"]] = ok["address"]

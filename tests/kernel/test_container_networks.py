@@ -6,6 +6,7 @@ import errno
 import socket
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, eventually, idle, sh
@@ -246,16 +247,41 @@ def test_a_container_calls_the_test_back(sandbox: Sandbox) -> None:
 
 def test_a_port_that_is_taken_is_refused_and_the_same_port_under_another_name_is_free(sandbox: Sandbox) -> None:
     network = sandbox.network()
-    with network.listen(80, name="one"), network.listen(80, name="two"), pytest.raises(NetworkError, match=r"can't listen .* in use"):
+    with network.listen(80, name="one"), network.listen(80, name="two"), pytest.raises(NetworkError) as caught:
         network.listen(80, name="one")
-    with pytest.raises(SpecError, match="is no host name"):
-        network.listen(80, name="not a name")
+    assert caught.value.message == "can't listen on network 'default': port 80 of 'one' is in use"
+    assert caught.value.remedy == "give listen() another port= or name=; without a port the kernel chooses one"
+    for name in ("not a name", "localhost"):
+        with pytest.raises(SpecError, match=f"listener name '{name}' "):
+            network.listen(80, name=name)
 
 
 def test_a_name_belongs_to_one(sandbox: Sandbox) -> None:
     idle(sandbox, name="web")
-    with pytest.raises(NetworkError, match="web"):
-        sandbox.network().listen(80, name="web")
+    network = sandbox.network()
+    with pytest.raises(NetworkError, match="can't listen on network 'default': the name 'web' belongs to a container"):
+        network.listen(80, name="Web")
+    with network.listen(80, name="Hook"):
+        for options in ({"name": "hook"}, {"aliases": ["HOOK"]}):
+            with pytest.raises(SpecError) as caught:
+                idle(sandbox, **options)   # type: ignore[arg-type]
+            assert "belongs to a listener of network 'default'" in caught.value.message
+            assert caught.value.remedy == "give name= another, or listen() under another"
+        assert idle(sandbox, network=sandbox.network("other"), name="hook").name == "hook"
+
+
+def test_names_mean_the_same_in_any_case_to_the_test_as_well(sandbox: Sandbox) -> None:
+    web = serve(sandbox, "Web", aliases=["WWW"])
+    for name in ("web", "WEB", "www", web.address):
+        sandbox.network().connect(name, 80).close()
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, "80", None])
+def test_a_port_that_is_none_is_refused(sandbox: Sandbox, port: Any) -> None:
+    web = serve(sandbox, "web")
+    for connect in (web.connect, lambda port: sandbox.network().connect("web", port)):
+        with pytest.raises(SpecError, match="is no TCP port"):
+            connect(port)
 
 
 def test_an_unknown_network_names_the_nearest(sandbox: Sandbox) -> None:

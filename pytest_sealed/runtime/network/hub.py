@@ -143,10 +143,12 @@ class Hub:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((address, number))
             made.listen(backlog)
-        except BaseException:
+        except BaseException as error:
             made.close()
             if not known:
                 self.addresses.give_back(address)
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise AddressError(f"port {number} of {name!r} is in use") from None
             raise
         self.listeners[name] = address
         return address, made
