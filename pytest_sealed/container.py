@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import time
@@ -388,9 +389,11 @@ class Container:
             raise SpecError("exec() was given no command", remedy='for example exec(["ls", "/"])')
         if workdir:
             settled = settled.replace(workdir=workdir)
+        if user is not None:
+            settled = settled.replace(user=user)
         base = run_request(settled, self._image, container=self.id, name=self.name, networks=[], ports=[], mounts=[])
         return {"container": self.id, "argv": list(settled.command or ()), "env": base["env"], "workdir": base["workdir"],
-                "user": base["user"] if user is None else str(user), "tty": tty}
+                "user": base["user"], "tty": tty}
 
     def logs(self, *, stream: Literal["stdout", "stderr"] | None = None, since: int | None = None, tail: int | None = None) -> str:
         """Return what its command has written, both streams in order.
@@ -447,7 +450,7 @@ class Container:
     # files
 
     def put(self, source: str | os.PathLike[str], target: str, *, user: int = 0) -> None:
-        """Copy a file or folder of the host to the path `target` of the container.
+        """Copy a file or folder of the host to the path `target` of the container; a file to a folder keeps its name.
 
         Args:
             user: owner of the copies, a uid (and gid) of the container.
@@ -463,13 +466,14 @@ class Container:
         """Copy a file or folder of the container to the path `target` of the host.
 
         Links are copied as links, holes of sparse files as holes. A file or link that is in the way is replaced, and never written
-        through.
+        through. In a host folder that a container may write to, a link on the way to `target` is refused.
 
         Args:
             max_size: bytes of data, or "64G" and the like, that may be written; holes don't count.
 
         Raises:
             ContainerFailed: there is no such file, it is no file or folder, or more than `max_size`.
+            SpecError: there is such a link.
             OSError: the host can't write it; with the path.
         """
         self._life.require_started()
@@ -521,7 +525,7 @@ class Container:
 
     def by_hand(self) -> str:
         """Return the command that runs the same by hand."""
-        return f"sealed run {self.image}" + ("" if self.spec.command is None else " " + " ".join(self.spec.command))
+        return f"sealed run {self.image}" + ("" if self.spec.command is None else f" {shlex.join(self.spec.command)}")
 
     def report(self, *, since_logs: int = 0) -> str:
         """Return what a failure report says of it: image, state, exit cause, memory, ports, and the log since a position."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, eventually, idle, sh, status
@@ -62,7 +63,7 @@ def test_what_a_command_leaves_running_keeps_nobody_waiting(sandbox: Sandbox) ->
     container = idle(sandbox)
     result = container.exec(["sh", "-c", "sleep 1000000 & echo started"])
     assert (result.exit_code, result.stdout) == (0, "started\n")
-    assert len(sh(container, "pidof sleep").split()) == 2
+    eventually(lambda: len(sh(container, "pidof sleep").split()) == 2, "what was left running sleeps beside the container's own")
 
 
 # ---------------------------------------------------------------- identity
@@ -244,6 +245,12 @@ def test_an_unknown_user_is_refused(sandbox: Sandbox, user: str, why: str) -> No
         idle(sandbox, name="web").exec(["true"], user=user)
     assert caught.value.message == f"exec in container 'web': {why}"
     assert caught.value.remedy == "give user= a name of the image's /etc/passwd, or a number"
+
+
+@pytest.mark.parametrize("user", ["", ":7", "nobody:", True, 1.5])
+def test_what_is_no_user_is_not_taken_for_root(sandbox: Sandbox, user: Any) -> None:
+    with pytest.raises(SpecError, match="is no user\n  remedy: for example user="):
+        idle(sandbox).exec(["true"], user=user)
 
 
 def test_a_working_directory_that_is_not_there_is_named(sandbox: Sandbox) -> None:

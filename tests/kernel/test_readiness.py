@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import threading
 
 import pytest
@@ -133,7 +134,7 @@ def test_a_container_that_exits_is_waited_for_no_longer(sandbox: Sandbox, condit
     assert lines[0] == f"container 'web' exited with code 3 (sh -c '{script}') while {condition} was waited for"
     assert lines[1] == "  last log lines of web:"
     assert lines[2:] == [f"    line {number}" for number in range(12, 31)] + ["    broken"]
-    assert caught.value.remedy == f"run it by hand: sealed run busybox sh -c {script}"
+    assert caught.value.remedy == f"run it by hand: sealed run busybox sh -c {shlex.quote(script)}"
 
 
 @EITHER_IDS
