@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_session
+from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_dead_probes, remove_session
 from pytest_sealed.runtime.client import run_root
 from pytest_sealed.runtime.launch import run_inside
 from pytest_sealed.runtime.scratch import remove_tree
@@ -52,7 +52,7 @@ def sweep() -> list[str]:
         # Not killed: it may be alive in another PID namespace, with its run directory elsewhere.
         if session not in known and not _alive(session) and remove_session(hierarchy, session, kill=False):
             swept.append(f"session {session}: cgroups")
-    return swept
+    return swept + [f"cgroup {directory}, of a process that was killed" for directory in remove_dead_probes(hierarchy)]
 
 
 def _folders() -> list[Path]:

@@ -7,11 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cgroup_children import Child, burn, idle, started
 
 from pytest_sealed.runtime.cgroups import Group, Hierarchy, detect, leftovers, remove_session
+from pytest_sealed.runtime.sweep import sweep
 
 MIB = 1 << 20
 NUMBERS = itertools.count()
@@ -130,3 +132,27 @@ def test_a_thousand_groups_leave_nothing(hierarchy: Hierarchy, session: str) -> 
     assert remove_session(hierarchy, session)
     ours = {base: [name for name in os.listdir(base) if session in name] for base in before}
     assert not any(ours.values())
+
+
+def test_a_sweep_removes_the_probe_of_a_process_that_was_killed_and_no_other(hierarchy: Hierarchy) -> None:
+    [base, *_] = hierarchy.bases.values()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.rmdir = lambda _path: signal.raise_signal(signal.SIGKILL)  # type: ignore[assignment, misc]
+            detect()
+        finally:
+            os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    dead, living = Path(base, f"sealed.probe-{child}"), Path(base, f"sealed.probe-{os.getppid()}")
+    assert dead.is_dir()
+    living.mkdir()
+    try:
+        sweep()
+        assert dead.is_dir()   # its pid isn't free yet
+        os.waitpid(child, 0)
+        sweep()
+        assert not dead.exists()
+        assert living.is_dir()
+    finally:
+        living.rmdir()

@@ -10,7 +10,7 @@ import pytest
 from cgroup_host import ALL, Host
 
 from pytest_sealed.errors import LimitUnavailable
-from pytest_sealed.runtime.cgroups import Group, Hierarchy
+from pytest_sealed.runtime.cgroups import Group, Hierarchy, remove_dead_probes
 from pytest_sealed.runtime.cgroups.detection import delegate_command
 
 
@@ -127,6 +127,27 @@ def test_no_cgroups_at_all_refuses_limits_and_nothing_else(host: Host) -> None:
 
 def test_probing_leaves_nothing(v1: Hierarchy, host: Host) -> None:
     assert [path for path in host.root.rglob("*") if "sealed" in path.name] == []
+
+
+def test_a_probe_that_somebody_else_made_or_removed_is_one_all_the_same(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host.v1("memory") / f"sealed.probe-{os.getpid()}").mkdir()
+    (host.v1("cpu") / f"sealed.probe-{os.getpid()}").mkdir()
+    rmdir = os.rmdir
+    monkeypatch.setattr(os, "rmdir", lambda path: (rmdir(path), rmdir(path)))
+    assert sorted(host.detect().bases) == ["cpu", "memory"]
+
+
+def test_probes_of_the_dead_are_removed_and_those_of_the_living_are_not(v1: Hierarchy, host: Host) -> None:
+    (host.proc / "17").mkdir()
+    places = [host.root / "memory", host.root / "pids"]
+    for place in places:
+        for name in ("sealed.probe-17", "sealed.probe-18", "sealed.probe-19", "sealed.leaf", "sealed-18-00000000", "probe-18"):
+            (place / name).mkdir()
+        (place / "sealed.probe-19/file").write_text("")   # as one that the account may not remove
+    assert remove_dead_probes(v1, str(host.proc)) == [f"{place}/sealed.probe-18" for place in places]
+    for place in places:
+        assert sorted(path.name for path in place.iterdir() if path.is_dir()) == [
+            "probe-18", "sealed-18-00000000", "sealed.leaf", "sealed.probe-17", "sealed.probe-19"]
 
 
 def test_a_hierarchy_survives_json(host: Host) -> None:

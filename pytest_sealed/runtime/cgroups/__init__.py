@@ -7,8 +7,8 @@ See cgroups(7).
 
 from __future__ import annotations
 
-from pytest_sealed.runtime.cgroups.detection import detect
+from pytest_sealed.runtime.cgroups.detection import detect, remove_dead_probes
 from pytest_sealed.runtime.cgroups.group import Group, leftovers, remove_session
 from pytest_sealed.runtime.cgroups.hierarchy import Hierarchy, Refusal
 
-__all__ = ["Group", "Hierarchy", "Refusal", "detect", "leftovers", "remove_session"]
+__all__ = ["Group", "Hierarchy", "Refusal", "detect", "leftovers", "remove_dead_probes", "remove_session"]

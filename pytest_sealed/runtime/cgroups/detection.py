@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
-from pytest_sealed.runtime.cgroups.files import read
+from pytest_sealed.runtime.cgroups.files import children, read
 from pytest_sealed.runtime.cgroups.hierarchy import CONTROLLERS, LEAF, SYSTEMD_RUN, Hierarchy, Refusal
 from pytest_sealed.runtime.cgroups.mounts import Mount, find_mounts
 
-__all__ = ["absent", "delegate_command", "detect"]
+__all__ = ["absent", "delegate_command", "detect", "remove_dead_probes"]
+
+_PROBE = "sealed.probe-"   # and the pid of who tries
 
 _DROP_IN = ("sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu memory pids\\n' | "
             "sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload; then log in anew")
@@ -97,17 +100,31 @@ def absent(name: str, proc: str) -> Refusal:
 
 def _probe(directory: str) -> Refusal | None:
     """Make and remove a cgroup in `directory`; return what stood in the way."""
-    trial = f"{directory}/sealed.probe-{os.getpid()}"
+    trial = f"{directory}/{_PROBE}{os.getpid()}"
     try:
-        try:
+        with contextlib.suppress(FileExistsError):  # of a process of another PID namespace, or one that was killed
             os.mkdir(trial)
-        except FileExistsError:  # of a process of another PID namespace, or one that was killed
-            pass
-        os.rmdir(trial)
+        with contextlib.suppress(FileNotFoundError):  # one of another PID namespace has removed it
+            os.rmdir(trial)
     except OSError as error:
         remedy = _OUTER if error.errno == 30 else delegate_command()   # EROFS
         return Refusal(f"this account can't make a cgroup in {directory} ({error.strerror})", remedy)
     return None
+
+
+def remove_dead_probes(hierarchy: Hierarchy, proc: str = "/proc") -> list[str]:
+    """Remove the cgroups of processes that were killed while they tried whether they may make one; return their directories.
+
+    Those of a process of another PID namespace may go with them, which it doesn't mind.
+    """
+    removed = []
+    for base in dict.fromkeys(hierarchy.bases.values()):
+        for name in children(base):
+            if name.startswith(_PROBE) and not os.path.exists(f"{proc}/{name.removeprefix(_PROBE)}"):
+                with contextlib.suppress(OSError):   # another sweep was quicker, or it is another account's
+                    os.rmdir(f"{base}/{name}")
+                    removed.append(f"{base}/{name}")
+    return removed
 
 
 # v2 -----------------------------------------------------------------------------------------------
