@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import ContainerFailed, SpecError
-from pytest_sealed.receiving import MOST_DATA, Receiver
+from pytest_sealed.receiving import MOST_DATA, Receiver, open_file, open_folder
 from pytest_sealed.runtime.user import UnknownUser, resolve_user
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["get", "open_mounts", "put", "read", "write"]
 
 _COPY = 600.0   # seconds for a copy
+_DEEPEST = 256   # folders within folders, as in `runtime.files`
 _LARGEST_TEXT = 256 << 20   # bytes that are read into memory
 _PIECE = 1 << 20
 
@@ -84,49 +87,73 @@ def write(session: Session, container: str, path: str, data: bytes, mode: int, u
 
 def put(session: Session, container: str, source: Path, target: str, user: int) -> None:
     """Copy a file or folder into a container."""
-    if source.is_dir():
-        inwards, outwards = os.pipe2(os.O_CLOEXEC)
-        failures: list[BaseException] = []
-        packer = threading.Thread(target=_pack, args=(source, outwards, failures), daemon=True)
-        packer.start()
-        try:
-            _ask(session, container, "unpack", target, [inwards], uid=user, gid=user)
-        finally:
-            os.close(inwards)
-            packer.join()
-        if failures:
-            raise failures[0]
+    try:
+        folder = open_folder(source, session.shared)
+    except NotADirectoryError:
+        _put_file(session, container, source, target, user)
         return
-    with source.open("rb") as file:
+    inwards, outwards = os.pipe2(os.O_CLOEXEC)
+    failures: list[BaseException] = []
+    packer = threading.Thread(target=_pack, args=(folder, outwards, failures), daemon=True)
+    packer.start()
+    try:
+        _ask(session, container, "unpack", target, [inwards], uid=user, gid=user)
+    finally:
+        os.close(inwards)
+        packer.join()
+    if failures:
+        raise failures[0]
+
+
+def _put_file(session: Session, container: str, source: Path, target: str, user: int) -> None:
+    with open_file(source, session.shared) as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         _, (fd,) = _ask(session, container, "write", target, mode=mode, uid=user, gid=user)
         with _filling(container, target), os.fdopen(fd, "wb") as out:
             shutil.copyfileobj(file, out)
 
 
-def _pack(source: Path, fd: int, failures: list[BaseException]) -> None:
+def _pack(folder: int, fd: int, failures: list[BaseException]) -> None:
     try:
         with os.fdopen(fd, "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            for path in sorted(source.rglob("*")):
-                if path.is_symlink() or path.is_dir() or path.is_file():
-                    member = archive.gettarinfo(str(path), str(path.relative_to(source)))
-                    if member.islnk():   # a second name of a file: copied as a file of its own
-                        member.type, member.size = tarfile.REGTYPE, path.stat().st_size
-                    if member.isreg():
-                        with path.open("rb") as file:
-                            archive.addfile(member, file)
-                    else:
-                        archive.addfile(member)
+            _add(archive, folder, "")
     except BrokenPipeError:
         pass   # the container's side failed, and says why
     except BaseException as error:
         failures.append(error)
 
 
+def _add(archive: tarfile.TarFile, folder: int, prefix: str) -> None:
+    """Add what is in a folder, by descriptors: a link that a container puts in the place of a file meanwhile is not followed."""
+    try:
+        if prefix.count("/") > _DEEPEST:
+            raise OSError(errno.ENAMETOOLONG, f"more than {_DEEPEST} folders within each other", prefix)
+        for name in sorted(os.listdir(folder)):
+            facts = os.lstat(name, dir_fd=folder)
+            member = tarfile.TarInfo(prefix + name)
+            member.mode, member.mtime = stat.S_IMODE(facts.st_mode), int(facts.st_mtime)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            if stat.S_ISLNK(facts.st_mode):
+                member.type, member.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=folder)
+                archive.addfile(member)
+            elif stat.S_ISDIR(facts.st_mode):
+                within = os.open(name, flags | os.O_DIRECTORY, dir_fd=folder)
+                member.type = tarfile.DIRTYPE
+                archive.addfile(member)
+                _add(archive, within, f"{prefix}{name}/")
+            elif stat.S_ISREG(facts.st_mode):
+                with os.fdopen(os.open(name, flags | os.O_NONBLOCK, dir_fd=folder), "rb") as file:
+                    member.size = os.fstat(file.fileno()).st_size
+                    archive.addfile(member, file)
+    finally:
+        os.close(folder)
+
+
 def get(session: Session, container: str, source: str, target: Path, most: int = MOST_DATA) -> None:
     """Copy a file or folder out of a container, at most `most` bytes of data."""
     _check(source)
-    with session.open("files", container=container, action="give", path=source) as channel, Receiver(target, source, most) as receiver:
+    with session.open("files", container=container, action="give", path=source) as channel, \
+            Receiver(target, source, most, session.shared) as receiver:
         while True:
             message, passed = session.receive(channel, _COPY)
             if "ok" in message:
@@ -148,6 +175,9 @@ def open_mounts(session: Session, spec: ContainerSpec[Any], image: Image,
     owner = _owner(session, image, image.config.user if spec.user is None else spec.user) if spec.mounts else (0, 0)
     for mount in spec.mounts:
         mount.check_source()
+        if not mount.read_only:
+            facts = os.stat(mount.source)
+            session.shared.add((facts.st_dev, facts.st_ino))
         as_root = session.ids.mode == "root"
         rows.append({"source": mount.source, "target": mount.target, "read_only": mount.read_only, "passed": as_root})
         if as_root:

@@ -1,7 +1,7 @@
 """Places on the host what a container gives.
 
 The container may write to the same folder, where it is mounted: so everything is done by descriptors of
-folders, and no link that is found there is ever followed. See openat(2).
+folders, and no link that is found there is ever followed. See openat(2), openat2(2).
 """
 
 from __future__ import annotations
@@ -10,20 +10,87 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pytest_sealed.errors import ContainerFailed
+from pytest_sealed.errors import ContainerFailed, SpecError
 from pytest_sealed.failure import format_size
 from pytest_sealed.linux import files
 
-__all__ = ["MOST_DATA", "Receiver"]
+__all__ = ["MOST_DATA", "Receiver", "Shared", "open_file", "open_folder"]
+
+Shared = Collection[tuple[int, int]]
+"""Host folders that a container may write to: (st_dev, st_ino) of each."""
 
 MOST_DATA = 16 << 30   # bytes of a copy unless the caller says otherwise
 _MOST_ENTRIES = 1_000_000
 _UNSIZED = 256 << 20   # bytes of a file that says it has none, as those in /proc do
 _PIECE = 1 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def open_folder(path: Path, shared: Shared = (), *, make: bool = False) -> int:
+    """Return a descriptor of a folder of the host; `make` makes what is missing of it.
+
+    From one of the `shared` folders on, no link is followed: there a container may have made it, to lead the host astray.
+
+    Raises:
+        SpecError: there is such a link.
+        OSError: it isn't there, or is no folder.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    path = path.absolute()
+    base = _shared_parent(path, shared)
+    if base is None:
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags)
+    fd = os.open(base, flags)
+    for part in path.relative_to(base).parts:
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=fd)
+            within = os.open(part, flags | os.O_NOFOLLOW, dir_fd=fd)
+        except OSError as error:
+            if stat.S_ISLNK(_mode(fd, part)):
+                raise SpecError(f"{path} leads through the link {part!r}, in the folder {base} that a container may write to",
+                                remedy="name what the link leads to, if you made it yourself") from error
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            os.close(fd)
+        fd = within
+    return fd
+
+
+def open_file(path: Path, shared: Shared = ()) -> BinaryIO:
+    """Open a file of the host for reading, under the same rules as `open_folder`.
+
+    Raises:
+        SpecError: there is such a link, or it is neither file nor folder.
+    """
+    if _shared_parent(path.absolute(), shared) is None:
+        return path.open("rb")
+    folder = open_folder(path.parent, shared)
+    try:
+        if not stat.S_ISREG(_mode(folder, path.name)):
+            raise SpecError(f"{path} is no file, in a folder that a container may write to",
+                            remedy="copy a file or a folder; the container may have put something else there")
+        return os.fdopen(os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder), "rb")
+    finally:
+        os.close(folder)
+
+
+def _shared_parent(path: Path, shared: Shared) -> Path | None:
+    """Return the first of the folders on the way to `path` that is shared."""
+    for folder in (*reversed(path.parents), path) if shared else ():
+        try:
+            facts = os.stat(folder)
+        except OSError:
+            break
+        if (facts.st_dev, facts.st_ino) in shared:
+            return folder
+    return None
 
 
 class Receiver:
@@ -33,10 +100,11 @@ class Receiver:
         target: where the file or folder goes; a file goes into a folder that is there.
         source: its path in the container, for its name and for messages.
         most: bytes of data, at most; holes of files don't count, they stay holes.
+        shared: as in `open_folder`.
     """
 
-    def __init__(self, target: Path, source: str, most: int) -> None:
-        self._target, self._source, self._most = target, source, most
+    def __init__(self, target: Path, source: str, most: int, shared: Shared = ()) -> None:
+        self._target, self._source, self._most, self._shared = target, source, most, shared
         self._folders: list[int] = []   # descriptors, from the target down to where the copy is now
         self._names: list[str] = []     # of all but the first
         self._several: dict[str, tuple[str, ...]] = {}   # file with several names → the first of them, from the target
@@ -86,14 +154,13 @@ class Receiver:
 
     def _begin(self, message: dict[str, Any], fds: list[int]) -> None:
         if "folder" in message:
-            self._target.mkdir(parents=True, exist_ok=True)
-            self._folders.append(os.open(self._target, _FOLDER))
+            self._folders.append(open_folder(self._target, self._shared, make=True))
             return
         try:
-            self._folders.append(os.open(self._target, _FOLDER))
+            self._folders.append(open_folder(self._target, self._shared))
             name = os.path.basename(self._source)
         except (FileNotFoundError, NotADirectoryError):
-            self._folders.append(os.open(self._target.parent, _FOLDER))
+            self._folders.append(open_folder(self._target.parent, self._shared))
             name = self._target.name
         self._file(_checked(name), {**message, "size": message["size"] or _UNSIZED}, fds[0])
 
@@ -103,11 +170,11 @@ class Receiver:
             made = True
         except FileExistsError:
             made = False
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=self._folders[-1]).st_mode):
+            if not stat.S_ISDIR(_mode(self._folders[-1], name)):
                 _make_room(self._folders[-1], name)
                 os.mkdir(name, 0o700, dir_fd=self._folders[-1])
                 made = True
-        self._folders.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self._folders[-1]))
+        self._folders.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folders[-1]))
         self._names.append(name)
         if made:
             os.fchmod(self._folders[-1], mode & 0o777 | 0o700)   # what is in it must get in
@@ -180,13 +247,19 @@ def _data(source: int, start: int, size: int) -> tuple[int, int]:
 
 def _make_room(folder: int, name: str) -> None:
     """Remove a file or link that is in the way: written through it, the copy could end up anywhere."""
-    try:
-        mode = os.lstat(name, dir_fd=folder).st_mode
-    except FileNotFoundError:
-        return
-    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+    mode = _mode(folder, name)
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise FileExistsError(errno.EEXIST, f"{name} is there, and is no file")
-    os.unlink(name, dir_fd=folder)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _mode(folder: int, name: str) -> int:
+    """Return the mode of what is there, and not of what it leads to; 0: nothing."""
+    try:
+        return os.lstat(name, dir_fd=folder).st_mode
+    except OSError:
+        return 0
 
 
 def _checked(name: str) -> str:

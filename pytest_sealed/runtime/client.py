@@ -64,6 +64,9 @@ class Session:
 
     Args:
         disk: folder under which writable layers on disk may live.
+
+    Attributes:
+        shared: (st_dev, st_ino) of the host folders that its containers may write to, or could.
     """
 
     def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None) -> None:
@@ -75,6 +78,7 @@ class Session:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
+        self.shared: set[tuple[int, int]] = set()
         self.run_dir = run_root() / self.name
         self.disk = disk / self.name
         self._ends = contextlib.ExitStack()

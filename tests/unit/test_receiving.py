@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_sealed import receiving
-from pytest_sealed.errors import ContainerFailed
-from pytest_sealed.receiving import MOST_DATA, Receiver
+from pytest_sealed.errors import ContainerFailed, SpecError
+from pytest_sealed.receiving import MOST_DATA, Receiver, open_file, open_folder
 
 MIB = 1 << 20
 
@@ -185,3 +185,37 @@ def test_a_second_name_of_a_file_is_one_if_it_can_be(target: Path, meddle: str) 
     second = target / "second"
     assert second.samefile(target / "sub/first") if meddle == "nothing" else True
     assert second.is_symlink() if meddle == "link" else second.read_text() == "data"
+
+
+# ---------------------------------------------------------------- folders that a container may write to
+
+
+@pytest.mark.parametrize("written", ["{target}/link", "link", "./link", "sub/../link", "../target/link", "link/below", "sub/link"])
+def test_in_a_shared_folder_a_link_is_refused_however_the_path_is_written(target: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                         written: str) -> None:
+    (target / "sub").mkdir()
+    for place in (target, target / "sub"):
+        (place / "link").symlink_to(target.parent)
+    monkeypatch.chdir(target)
+    facts = target.stat()
+    for make in (False, True):
+        with pytest.raises(SpecError, match="leads through the link 'link', in the folder .*target that a container may write to"):
+            open_folder(Path(written.format(target=target)), {(facts.st_dev, facts.st_ino)}, make=make)
+    monkeypatch.undo()
+
+
+def test_in_a_shared_folder_folders_are_made_and_what_is_none_says_so(target: Path) -> None:
+    facts = target.stat()
+    shared = {(facts.st_dev, facts.st_ino)}
+    os.close(open_folder(target / "a/b", shared, make=True))
+    assert (target / "a/b").is_dir()
+    (target / "a/file").write_text("")
+    for path, error in (("a/file", NotADirectoryError), ("a/file/below", NotADirectoryError), ("a/nosuch", FileNotFoundError)):
+        with pytest.raises(error) as caught:
+            open_folder(target / path, shared)
+        assert caught.value.filename == str(target / path)
+    with open_file(target / "a/file", shared) as file:
+        assert file.read() == b""
+    os.mkfifo(target / "fifo")
+    with pytest.raises(SpecError, match="fifo is no file"):
+        open_file(target / "fifo", shared)
