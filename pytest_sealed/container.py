@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, receiving, waits
-from pytest_sealed.errors import ContainerNotStarted, InternalError, SealedError, SpecError
+from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, InternalError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
@@ -337,7 +337,8 @@ class Container:
             return
         if self._life.asked and self._session.alive:
             self.kill()
-            self._flush()
+            with contextlib.suppress(ContainerFailed):   # nobody keeps its log any more
+                self._flush()
             self._session.request("remove", container=self.id)
         self._life.remove()
         for listener in self._listeners.values():
@@ -402,6 +403,9 @@ class Container:
             stream: only this one.
             since: a `log_position()`; by default everything that is kept (the log is bounded).
             tail: only that many last lines.
+
+        Raises:
+            ContainerFailed: the process that kept the log has died.
         """
         text = spool.text(record for record in self.log_records(since=since or 0) if stream in (None, record.stream))
         return text if tail is None else "\n".join(text.splitlines()[-tail:] if tail > 0 else [])

@@ -92,7 +92,10 @@ def report(container: Container, end: dict[str, Any] | None, failure: SealedErro
         rows += _figures(container)
     if container.ports:
         rows.append("ports    " + ", ".join(f"{inside} → 127.0.0.1:{outside}" for inside, outside in sorted(container.ports.items())))
-    text = container.logs(since=since_logs) if container.started_at is not None else ""
+    try:
+        text = container.logs(since=since_logs) if container.started_at is not None else ""
+    except SealedError as error:   # the rest is worth telling
+        return "\n".join([*rows, f"log      can't be told: {error.message}"])
     kept = text.splitlines()[-60:]
     if kept:
         rows.append(f"log      {'the last 60 lines ' if len(text.splitlines()) > 60 else ''}of this test:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pytest_sealed.errors import ContainerFailed
+from pytest_sealed.errors import ContainerFailed, InternalError, SealedError
 from pytest_sealed.runtime.protocol import Channel, ProtocolError, pair
 
 TYPE_CHECKING = False
@@ -54,8 +54,14 @@ class Helper:
             ContainerFailed: it has died.
         """
         if self.dead:
-            raise ContainerFailed(f"the {self.name} of this session has died",
-                                  remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
+            raise self.failure("")
+
+    def failure(self, text: str) -> SealedError:
+        """Return what whoever asked is told: that it has died, or else the `text` of its answer."""
+        if self.dead:
+            return ContainerFailed(f"the {self.name} of this session has died",
+                                   remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
+        return InternalError(f"the {self.name} of this session failed: {text}")
 
     def ask(self, request: dict[str, Any], answer: Answer, fds: list[int] | None = None) -> None:
         """Send a request; `answer` gets the reply, {"ok": …} or {"error": text}, and its descriptors."""

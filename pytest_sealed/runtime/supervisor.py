@@ -195,7 +195,12 @@ class Supervisor:
         answer(reply, {"stats": self.containers.stats(request["container"])})
 
     def do_flush(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
-        self.forwarder.ask({"op": "flush", "container": request["container"]}, lambda message, _fds: answer(reply, {}))
+        def flushed(message: dict[str, Any], _fds: list[int]) -> None:
+            if "error" in message:   # not silence: it would be taken for the container's
+                refuse(reply, self.forwarder.failure(message["error"]))
+            else:
+                answer(reply, {})
+        self.forwarder.ask({"op": "flush", "container": request["container"]}, flushed)
 
     def do_exec(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
         self.execs.run(request, reply, fds)

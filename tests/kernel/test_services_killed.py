@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from boxes import FOREVER, eventually, idle
 
-from pytest_sealed import ContainerFailed, Sandbox, image
+from pytest_sealed import ContainerFailed, Sandbox, image, log
 from pytest_sealed.request import run_request
 
 
@@ -46,3 +48,33 @@ def test_a_removal_does_not_wait_for_a_network_that_never_comes() -> None:
             os.kill(stopped, signal.SIGKILL)
             assert "ok" in sandbox.session.receive(removal, 20)[0]
         assert sandbox.session.request("list")[0]["containers"] == []
+
+
+def test_a_log_that_nobody_keeps_any_more_is_an_error_and_no_silence() -> None:
+    with Sandbox() as sandbox:
+        container = sandbox.run("busybox", ["sh", "-c", "echo kept; exec sleep 1000000"], name="web", wait=log("kept"))
+        forwarder = service(sandbox, "forward/service.py")
+        os.kill(forwarder, signal.SIGSTOP)
+        failures: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                container.logs()
+            except ContainerFailed as error:
+                failures.append(error)
+        waiter = threading.Thread(target=ask)   # it has been asked, and dies before it answers
+        waiter.start()
+        sandbox.session.request("hello")
+        os.kill(forwarder, signal.SIGKILL)
+        waiter.join(20)
+        actions: list[Callable[[], object]] = [
+            container.logs, container.log_position, container.log_records, lambda: container.wait_for_log("never", timeout=0.1)]
+        for action in actions:
+            with pytest.raises(ContainerFailed, match=r"^the forwarder of this session has died\n  remedy: run the tests again"):
+                action()
+        assert [str(error).partition("\n")[0] for error in failures] == ["the forwarder of this session has died"]
+        report = container.report()
+        assert "state    running" in report
+        assert report.endswith("log      can't be told: the forwarder of this session has died")
+        container.remove()
+    assert sandbox.leftovers() == []
