@@ -114,5 +114,6 @@ def _files(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
     return [
         op.Written(f"{request['hostname']}\n", "/etc/hostname"),
         op.Written(request["resolv_conf"], "/etc/resolv.conf"),
+        op.Written("", "/etc/hosts"),   # a mount follows links, and the image's may lead to /dev/null
         op.Bound(False, f"{facts.etc}/hosts", "/etc/hosts"),
     ]

@@ -94,6 +94,31 @@ def test_name_files_that_lead_elsewhere_write_nothing_there(box: Box, canary: Pa
 
 
 @EITHER_IDS
+@pytest.mark.parametrize("leads", ["/dev/null", "../dev/null", "/dev/fd/1", "/run/systemd/resolve/stub-resolv.conf", "passwd",
+                                   "/proc/self/mounts", "hosts", "hostname", "resolv.conf"])
+def test_name_files_are_the_runtimes_own_and_what_they_led_to_stays_itself(box: Box, leads: str) -> None:
+    for name in ("hosts", "hostname", "resolv.conf"):
+        box.link(f"etc/{name}", leads)
+    box.run(user="0", name="web")
+    [container] = box.sandbox.containers
+    assert sh(container, "cd /etc; stat -c %F hosts hostname resolv.conf").splitlines() == ["regular file"] * 3
+    assert sh(container, "cat /etc/hostname; tail -n 1 /etc/hosts; cat /etc/resolv.conf").split()[:4] == [
+        "web", container.address, "web", "nameserver"]
+    assert sh(container, "stat -c '%F %t:%T' /dev/null; echo x > /dev/null; head -n 1 /etc/passwd; ls /run").splitlines() == [
+        "character special file 1:3", "root:x:0:0:root:/root:/bin/sh"]
+    assert [line.split()[1] for line in sh(container, "cat /proc/mounts").splitlines() if "/etc" in line.split()[1]] == ["/etc/hosts"]
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("name", ["hosts", "hostname", "resolv.conf"])
+def test_a_folder_where_a_name_file_belongs_is_refused(box: Box, name: str) -> None:
+    (box.layer / "etc" / name).mkdir(parents=True)
+    with pytest.raises(ContainerFailed, match=f"the image's /etc/{name} can't be written: Is a directory") as caught:
+        box.run(user="0")
+    assert "mend the image" in caught.value.remedy
+
+
+@EITHER_IDS
 @pytest.mark.parametrize("leads", ["/dev/zero", "/proc/kmsg", "passwd", "/dev/stdin", "{canary}/passwd", ""])
 def test_an_account_file_that_is_none_names_nobody_and_keeps_nobody_waiting(box: Box, canary: Path, leads: str) -> None:
     if leads:
