@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_sealed.errors import ContainerFailed, SpecError
 from pytest_sealed.receiving import MOST_DATA, Receiver, open_file, open_folder
 from pytest_sealed.runtime.user import UnknownUser, resolve_user
+from pytest_sealed.values import check_mode
 
 if TYPE_CHECKING:
     from pytest_sealed.images.store import Image
@@ -41,8 +42,14 @@ def _ask(session: Session, container: str, action: str, path: str, fds: list[int
 
 
 def _check(path: str) -> None:
-    if not path.startswith("/") or "\0" in path:
-        raise SpecError(f"{path!r} is no absolute path of a container", remedy="begin it with '/'")
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise SpecError(f"{path!r} is no absolute path of a container", remedy="write it as text that begins with '/'")
+
+
+def _owner_fields(user: int) -> dict[str, Any]:
+    if not isinstance(user, int) or isinstance(user, bool) or not 0 <= user <= 65535:
+        raise SpecError(f"user={user!r} can't own a copy", remedy='give a uid of the container; exec(["id", "-u", "NAME"]) tells a name\'s')
+    return {"uid": user, "gid": user}
 
 
 def _error(container: str, path: str, error: dict[str, Any]) -> Exception:
@@ -80,7 +87,7 @@ def read(session: Session, container: str, path: str) -> bytes:
 
 def write(session: Session, container: str, path: str, data: bytes, mode: int, user: int) -> None:
     """Write a regular file, made with its parents if missing."""
-    _, (fd,) = _ask(session, container, "write", path, mode=mode, uid=user, gid=user)
+    _, (fd,) = _ask(session, container, "write", path, mode=check_mode("mode", mode), **_owner_fields(user))
     with _filling(container, path), os.fdopen(fd, "wb") as file:
         file.write(data)
 
@@ -97,7 +104,7 @@ def put(session: Session, container: str, source: Path, target: str, user: int) 
     packer = threading.Thread(target=_pack, args=(folder, outwards, failures), daemon=True)
     packer.start()
     try:
-        _ask(session, container, "unpack", target, [inwards], uid=user, gid=user)
+        _ask(session, container, "unpack", target, [inwards], **_owner_fields(user))
     finally:
         os.close(inwards)
         packer.join()
@@ -108,7 +115,7 @@ def put(session: Session, container: str, source: Path, target: str, user: int) 
 def _put_file(session: Session, container: str, source: Path, target: str, user: int) -> None:
     with open_file(source, session.shared) as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
-        _, (fd,) = _ask(session, container, "write", target, mode=mode, uid=user, gid=user)
+        _, (fd,) = _ask(session, container, "write", target, mode=mode, name=source.name, **_owner_fields(user))
         with _filling(container, target), os.fdopen(fd, "wb") as out:
             shutil.copyfileobj(file, out)
 

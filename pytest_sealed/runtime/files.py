@@ -66,22 +66,35 @@ def _read(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tup
 
 
 def _write(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-    """Open a regular file for writing, made with its parents if missing."""
-    parent = _directory(root, os.path.dirname(request["path"]), ids, _owner(request, ids))
+    """Open a regular file for writing, made with its parents if missing; of a folder, the file `name` in it."""
+    path = request["path"]
+    if path.endswith("/") or _is_folder(root, path):
+        if "name" not in request:
+            raise IsADirectoryError(21, "Is a directory")
+        path = f"{path.rstrip('/')}/{request['name']}"
+    parent = _directory(root, os.path.dirname(path), ids, _owner(request, ids))
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     os.umask(0)
     # beneath the root again, so that a final link is followed only within it
-    name = os.path.basename(request["path"])
+    name = os.path.basename(path)
     try:
         fd = files.openat2(parent, name, flags | os.O_EXCL | os.O_NOFOLLOW, mode=request["mode"],
                            resolve=files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS)
         os.fchown(fd, *_owner(request, ids))
     except FileExistsError:
-        fd = files.openat2(root, request["path"], os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = files.openat2(root, path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(22, "not a regular file") from None
         os.ftruncate(fd, 0)
     return {}, [fd]
+
+
+def _is_folder(root: int, path: str) -> bool:
+    try:
+        os.close(files.openat2(root, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    return True
 
 
 def _owner(request: dict[str, Any], ids: IdMap) -> tuple[int, int]:

@@ -202,6 +202,33 @@ def test_a_file_copied_to_a_folder_of_the_host_keeps_its_name(sandbox: Sandbox, 
     assert (tmp_path / "hostname").read_text() == "busybox\n"
 
 
+@EITHER_IDS
+@pytest.mark.parametrize("target", ["/srv", "/srv/", "/new/folder/", "/", "/link", "/srv/../srv/."])
+def test_a_file_copied_to_a_folder_of_the_container_keeps_its_name(sandbox: Sandbox, tmp_path: Path, target: str) -> None:
+    container = idle(sandbox, name="web")
+    sh(container, "ln -s /srv /link")
+    (tmp_path / "file").write_text("of the host")
+    for _ in range(2):
+        container.put(tmp_path / "file", target)
+    assert sh(container, f"cat {target}/file") == "of the host"
+    with pytest.raises(ContainerFailed, match=f"{target} in container 'web': Is a directory"):
+        container.write_text(target, "")
+
+
+def test_who_or_what_a_copy_cannot_belong_to_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    container = idle(sandbox)
+    (tmp_path / "file").write_text("of the host")
+    for user in (-1, 65536, "nobody", True, None):
+        for put in (lambda user: container.put(tmp_path, "/srv", user=user), lambda user: container.put(tmp_path / "file", "/f", user=user),
+                    lambda user: container.write_text("/f", "", user=user)):
+            with pytest.raises(SpecError, match=f"user={user!r} can't own a copy\n  remedy: give a uid of the container"):
+                put(user)
+    for mode in ("644", -1, 0o10000):
+        with pytest.raises(SpecError, match=f"mode={mode!r} is no mode\n  remedy: for example 0o755"):
+            container.write_text("/f", "", mode=mode)   # type: ignore[arg-type]
+    assert sh(container, "ls /srv; ls /f 2>&1; true") == "ls: /f: No such file or directory\n"
+
+
 def test_a_source_that_is_not_there_is_an_error_and_changes_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
     container = idle(sandbox, name="web")
     with pytest.raises(FileNotFoundError, match="nosuch"):
