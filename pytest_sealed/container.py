@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, receiving, waits
-from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, InternalError, SealedError, SpecError
+from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, InternalError, NetworkError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
@@ -157,10 +157,15 @@ class Container:
 
         Raises:
             ContainerNotStarted: before the start, or without a network.
+            NetworkError: its networks were closed.
         """
         for network in self.networks:
-            if network.id in self.addresses:
+            if network.id in self.addresses and not network.closed:
                 return self.addresses[network.id]
+        if self.networks and all(network.closed for network in self.networks):
+            raise NetworkError(f"container {self.name!r} is on no network any more: what it was on was closed, "
+                               f"{', '.join(network.name for network in self.networks)}",
+                               remedy="close a network after the last use of its containers")
         raise ContainerNotStarted(f"container {self.name!r} has no address {'yet' if self.networks else '(it has no network)'}",
                                   remedy="use its name in other containers' settings; port() and url() work before the start")
 
@@ -354,10 +359,12 @@ class Container:
 
         Raises:
             OSError: the real answer, such as ConnectionRefusedError.
+            NetworkError: its networks were closed.
         """
         if not self.networks:
             raise SpecError(f"container {self.name!r} has no network to connect in", remedy="leave network= out")
-        return self.networks[0].connect(self.address, port, timeout=timeout)
+        address = self.address
+        return next(network for network in self.networks if not network.closed).connect(address, port, timeout=timeout)
 
     def exec(self, command: Sequence[str], *, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None,
              user: str | int | None = None, workdir: str | None = None, timeout: float | None = None, check: bool = False,

@@ -35,6 +35,7 @@ class Network:
         name: within its sandbox.
         subnet: IPv4 network, the same for the same name in every run.
         listener_names: those of the test's own listeners, in lower case.
+        closed: whether `close` was called.
     """
 
     def __init__(self, session: Session, name: str, taken: set[str]) -> None:
@@ -45,7 +46,7 @@ class Network:
         self.members: list[Container] = []
         self.listener_names: set[str] = set()
         self._listeners: list[socket.socket] = []
-        self._closed = False
+        self.closed = False
         session.request("network", network=self.id, subnet=self.subnet)
 
     def listen(self, port: int = 0, *, name: str = "test", backlog: int = 128) -> socket.socket:
@@ -56,11 +57,12 @@ class Network:
             name: the test's name on this network; each name has its own address.
 
         Raises:
-            NetworkError: the port is taken under this name.
+            NetworkError: the port is taken under this name, or the network was closed.
         """
         if port:
             tcp(port)
         check_host("listener name", name)
+        self._require_open()
         _, (fd,) = self._session.request("listen", network=self.id, port=port, name=name, backlog=backlog)
         self.listener_names.add(name.lower())
         listener = socket.socket(fileno=fd)
@@ -73,8 +75,10 @@ class Network:
         Raises:
             SpecError: nobody of that name is here, or there is no such port.
             OSError: the real answer, such as ConnectionRefusedError.
+            NetworkError: the network was closed.
         """
         tcp(port)
+        self._require_open()
         address = self.address(host)
         _, (fd,) = self._session.request("socket", network=self.id)
         connection = socket.socket(fileno=fd)
@@ -101,14 +105,23 @@ class Network:
         return names[host.lower()]
 
     def close(self) -> None:
-        """Drop the network; its containers must be gone."""
-        if self._closed:
+        """Drop the network; idempotent.
+
+        Containers that are still on it run on without it: they reach nobody there, connections are reset, and their ports lead to
+        the next of their networks, or refuse. (Docker refuses to remove such a network.)
+        """
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
+        self.members.clear()
         for listener in self._listeners:
             listener.close()
         if self._session.alive:
             self._session.request("drop_network", network=self.id)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise NetworkError(f"network {self.name!r} was closed", remedy="close it after the last use, or make another: network(name)")
 
     def __repr__(self) -> str:
         return f"<Network {self.name} {self.subnet}>"

@@ -142,12 +142,12 @@ class Sandbox:
     def network(self, name: str | None = None) -> Network:
         """Return the network `name` of this sandbox, by default the one that its containers share; made if it isn't there."""
         name = name or self._default
-        if name not in self.networks:
+        if name not in self.networks or self.networks[name].closed:
             self.networks[name] = Network(self.session, name, self._subnets())
         return self.networks[name]
 
     def _subnets(self) -> set[str]:
-        own = {network.subnet for network in self.networks.values()}
+        own = {network.subnet for network in self.networks.values() if not network.closed}
         return own | self._parent._subnets() if self._parent is not None else own
 
     @overload

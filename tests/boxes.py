@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_sealed import ContainerChanges
 
 __all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "NEEDS_ROOT", "OBEDIENT", "Scratch", "eventually", "host_pid", "idle", "logged",
-           "sh", "status"]
+           "service", "sh", "status"]
 
 Scratch = Literal["memory", "disk"]
 
@@ -74,3 +75,10 @@ def eventually(check: Callable[[], bool], what: str) -> None:
     while not check():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.002)
+
+
+def service(sandbox: Sandbox, script: str) -> int:
+    """Return the pid of a service of the session."""
+    supervisor = sandbox.session.pid
+    return next(pid for pid in map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
+                if script in Path(f"/proc/{pid}/cmdline").read_text())

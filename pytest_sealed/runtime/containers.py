@@ -210,6 +210,30 @@ class Containers:
     def _first_hub(self, record: ContainerRecord) -> list[int]:
         return [hub.fd for hub in self._s.hubs.of(record)[:1]]
 
+    def leave(self, network: str, done: Callable[[], None]) -> None:
+        """Drop a network, and take everybody off it; `done` is called when nothing leads there any more.
+
+        A container's ports lead to its next network from then on, as Docker's do, or refuse.
+        """
+        waiting = 2
+
+        def one_less(_message: dict[str, Any] | None = None, _fds: list[int] | None = None) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done()
+        hub = self._s.hubs.remove(network, one_less)
+        for record in [self._records[member] for member in (hub.members if hub is not None else ()) if member in self._records]:
+            was = self._first_address(record)
+            record.addresses.pop(network)
+            self._write_hosts(record)
+            address = self._first_address(record)
+            if address != was and record.state in ("running", "paused"):
+                waiting += 1
+                self._s.forwarder.ask({"op": "up" if address else "down", "container": record.id, "address": address}, one_less,
+                                      self._first_hub(record))
+        one_less()
+
     def publish(self, container: str, port: int, listener: int) -> None:
         """Forward a listening socket of the host to a port of the container, now or once it is up."""
         record = self.get(container)
@@ -227,11 +251,15 @@ class Containers:
     def names_changed(self, hub: Hub) -> None:
         for member in hub.members:
             other = self._records.get(member)
-            if other is not None and other.etc:
-                try:
-                    self._s.hubs.write_hosts(other)
-                except OSError:
-                    continue   # it has filled its file system of them by itself
+            if other is not None:
+                self._write_hosts(other)
+
+    def _write_hosts(self, record: ContainerRecord) -> None:
+        if record.etc:
+            try:
+                self._s.hubs.write_hosts(record)
+            except OSError:
+                pass   # it has filled its file system of them by itself
 
     # ending
 

@@ -49,11 +49,15 @@ class Hubs:
             answer(reply, {"gateway": ok["gateway"], "prefix": ok["prefix"]})
         self._service.ask({"op": "create", "network": network, "subnet": subnet}, made)
 
-    def remove(self, network: str) -> None:
+    def remove(self, network: str, done: Callable[[], None]) -> Hub | None:
+        """Drop a network, and return what it was; `done` is called when nothing reaches anybody through it any more."""
         hub = self._hubs.pop(network, None)
-        if hub is not None:
+        if hub is None:
+            done()
+        else:
             os.close(hub.fd)
-            self._service.ask({"op": "remove", "network": network}, lambda _message, _fds: None)
+            self._service.ask({"op": "remove", "network": network}, lambda _message, _fds: done())
+        return hub
 
     def attach(self, record: ContainerRecord, done: Callable[[str | None], None]) -> None:
         """Join a container to its networks, one after the other; `done` gets an error text or None."""
@@ -77,6 +81,9 @@ class Hubs:
                     record.netns = fds.pop(0)
                 for fd in fds:
                     os.close(fd)
+                if row["network"] not in self._hubs:   # dropped meanwhile
+                    done(f"network {row['network']} is gone")
+                    return
                 record.addresses[hub.id] = message["ok"]["address"]
                 hub.members[record.id] = (message["ok"]["address"], row["names"])
                 next_one()

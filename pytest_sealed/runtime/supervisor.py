@@ -157,8 +157,7 @@ class Supervisor:
         self.hubs.create(request, reply)
 
     def do_drop_network(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
-        self.hubs.remove(request["network"])
-        answer(reply, {})
+        self.containers.leave(request["network"], lambda: answer(reply, {}))
 
     def do_socket(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
         self.hubs.socket(request["network"], reply)

@@ -9,17 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from boxes import FOREVER, eventually, idle
+from boxes import FOREVER, eventually, idle, service
 
 from pytest_sealed import ContainerFailed, Sandbox, image, log
 from pytest_sealed.request import run_request
-
-
-def service(sandbox: Sandbox, script: str) -> int:
-    """Return the pid of a service of the session."""
-    supervisor = sandbox.session.pid
-    return next(pid for pid in map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
-                if script in Path(f"/proc/{pid}/cmdline").read_text())
 
 
 @pytest.mark.parametrize(("script", "name"), [("network/service.py", "network service"), ("forward/service.py", "forwarder")])

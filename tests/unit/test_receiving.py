@@ -199,7 +199,7 @@ def test_in_a_shared_folder_a_link_is_refused_however_the_path_is_written(target
     monkeypatch.chdir(target)
     facts = target.stat()
     for make in (False, True):
-        with pytest.raises(SpecError, match="leads through the link 'link', in the folder .*target that a container may write to"):
+        with pytest.raises(SpecError, match=r"leads through the link 'link', in the folder .*target that a container may write to"):
             open_folder(Path(written.format(target=target)), {(facts.st_dev, facts.st_ino)}, make=make)
     monkeypatch.undo()
 
