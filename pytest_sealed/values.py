@@ -158,6 +158,8 @@ def limit(key: str, value: Any) -> int | float:
     low, high = _RANGES[key]
     if not low <= value <= high:
         raise SpecError(f"{key}={value} is outside {low} to {high}", remedy=f"leave {key} out, or give a number in that range")
+    if key != "cpus" and value != int(value):
+        raise SpecError(f"{key}={value} is no whole number", remedy=f"for example {key}={round(value)}")
     return float(value) if key == "cpus" else int(value)
 
 

@@ -116,6 +116,12 @@ def test_a_limit_that_is_no_number_is_refused(key: str, value: object) -> None:
     assert refusal(**{key: value}).message == f"{key}={value!r} is no number"
 
 
+def test_processes_and_weights_are_whole_numbers() -> None:
+    assert refusal(pids=7.9).message == "pids=7.9 is no whole number"
+    assert refusal(cpu_shares=2.5).remedy == "for example cpu_shares=2"
+    assert spec(pids=8.0).limits.pids == 8
+
+
 def test_limits_are_kept_when_another_one_is_changed() -> None:
     changed = spec(memory="64M", cpus=1).replace(cpus=0.5)
     assert changed.limits == Limits(memory=64 << 20, cpus=0.5)
