@@ -42,8 +42,9 @@ def changed(**markers: object) -> bytes:
 
 @pytest.mark.parametrize("answer", [
     b"", b"\n", b"{}", b"[]", b"null", b"[" * 90_000, b"\xff", b"x" * 70_000, changed(python_version=3),
-    changed(python_version="3.11/../.."), changed(python_version="3.9", python_full_version="3.10.1"), changed(python_full_version="3.11"),
-    changed(more="x"), changed(platform_machine="../x"), changed().replace(b'"os_name"', b'"os"'), b'{"libc": 3, "markers": {}}', SAID + b"and more",
+    changed(python_version="3.11/../.."), changed(python_version="3.9", python_full_version="3.10.1"),
+    changed(python_full_version="3.11"), changed(more="x"), changed(platform_machine="../x"),
+    changed().replace(b'"os_name"', b'"os"'), b'{"libc": 3, "markers": {}}', SAID + b"and more",
 ])
 def test_what_is_no_answer_is_refused(answer: bytes) -> None:
     with pytest.raises(ImageError, match="the image's python3 does not tell what it is") as caught:
