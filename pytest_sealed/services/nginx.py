@@ -1,12 +1,13 @@
-"""nginx: a web server, ready when its port is open."""
+"""nginx: a web server, ready when a worker takes connections."""
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, final
 
 from pytest_sealed.container import Container
 from pytest_sealed.spec import ContainerSpec, make_spec
-from pytest_sealed.waits import tcp
+from pytest_sealed.waits import probe
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Nginx", "nginx"]
 
 PORT = 80
-SHIPPED = "1.22"   # the version of the recipe "nginx"
+SHIPPED = "1.22"    # the version of the recipe "nginx"
+_ONE_PROBE = 2.0    # seconds
 
 
 @final
@@ -43,5 +45,16 @@ def nginx(version: str = SHIPPED, **options: Unpack[ContainerOptions]) -> Contai
     Raises:
         SpecError: an unknown option, or a value that can't be.
     """
-    options.setdefault("wait", tcp(PORT))
+    options.setdefault("wait", probe(_takes_connections, "a worker to take a connection"))
     return make_spec("nginx" if version == SHIPPED else f"nginx:{version}", Nginx, options)
+
+
+def _takes_connections(server: Nginx) -> str | None:
+    """See whether a worker takes a connection that asks for nothing: it ends it, and logs nothing.
+
+    An open port is not enough: it is open before the master heeds signals, and what is then sent to a PID 1 is lost.
+    """
+    with server.connect(PORT, timeout=_ONE_PROBE) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+    return None
