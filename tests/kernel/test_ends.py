@@ -28,7 +28,8 @@ class Victim:
 
     def __init__(self, mode: str) -> None:
         self.process = subprocess.Popen([sys.executable, str(VICTIM), mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
+                                        stderr=subprocess.PIPE, text=True,
+                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a script's "&" is inherited
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]

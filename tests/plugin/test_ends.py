@@ -70,12 +70,18 @@ def gone(pytester: pytest.Pytester) -> Callable[[int], None]:
     return check
 
 
+def heed_signals() -> None:
+    """Undo what is inherited from nohup, and from a script's `&`."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(pytester: pytest.Pytester, test: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a suite in a process of its own, and return once two of its containers run."""
     pytester.makepyfile(PRELUDE + NOTE + test)
     process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], cwd=pytester.path,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))   # nohup's is inherited
+                               preexec_fn=heed_signals)
     wait_until(lambda: (pytester.path / "there").exists() or process.poll() is not None)
     assert len(running(pytester.path)) == 2
     return process
