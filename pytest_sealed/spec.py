@@ -270,6 +270,8 @@ def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]
         changes["limits"] = replace(spec.limits, **limits)
         if changes["limits"].swap is not None and changes["limits"].memory is None:
             raise SpecError("swap= needs memory=", remedy='give both, for example memory="64M", swap="64M"')
+    if changes.get("init", spec.init) and changes.get("limits", spec.limits).pids == 1:
+        raise SpecError("init=True needs two processes, and pids=1 allows one", remedy="give pids=2 or more, or leave init= out")
     return changes
 
 

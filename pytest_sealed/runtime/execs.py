@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from pytest_sealed.errors import SealedError
+from pytest_sealed.errors import ContainerFailed, SealedError
 from pytest_sealed.linux import namespaces
 from pytest_sealed.runtime import spawn
 from pytest_sealed.runtime.answers import answer
@@ -18,9 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_sealed.runtime.records import ContainerRecord
     from pytest_sealed.runtime.supervisor import Supervisor
 
 __all__ = ["Execs"]
+
+_PROCESSES = 2   # of a command while it starts: itself, and who brings it into the container
 
 
 class Execs:
@@ -46,7 +49,13 @@ class Execs:
         ours, theirs = pair()
         assert record.group is not None  # noqa: S101  (it runs)
         procs = record.group.entry()[1]
-        if fork_in_group(record.group) == 0:
+        try:
+            child = fork_in_group(record.group)
+        except BlockingIOError:   # on cgroup v2 it is born under the limit
+            ours.close()
+            theirs.close()
+            raise _no_process(record) from None
+        if child == 0:
             spawn.run_exec(settled, self._s.ids, record.pid, record.pidfd, procs, fds, theirs)
         theirs.close()
         for fd in fds:
@@ -86,6 +95,9 @@ class Execs:
             execution.terminal = fds[0]
         elif "error" in message:
             execution.failure = message["error"]
+            if execution.failure["kind"] == "processes":
+                error = _no_process(execution.container)
+                execution.failure = {"kind": type(error).__name__, "text": error.message, "remedy": error.remedy}
 
     def _named(self, execution: ExecRecord) -> None:
         self._nameless.discard(execution)
@@ -174,3 +186,15 @@ class Execs:
             namespace = os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         answer(reply, {}, (namespace,))
         os.close(namespace)
+
+
+def _no_process(record: ContainerRecord) -> ContainerFailed:
+    """Return why no process could be made for a command: the container's limit if it leaves no room, else the host's."""
+    what = f"exec in container {record.request['name']!r}: no process could be made for the command"
+    limit = record.request["limits"].get("pids")
+    now = record.group.stats().get("pids_current") if record.group is not None else None
+    if limit and now is not None and now + _PROCESSES > limit:
+        return ContainerFailed(f"{what}: the container's limit is reached (pids={limit}, and a command takes {_PROCESSES} to start)",
+                               remedy=f"give the container pids={limit + _PROCESSES} or more; stats().pids tells how many it has")
+    return ContainerFailed(f"{what}: this account, or the host, has as many as it may have",
+                           remedy="raise `ulimit -u`, or end some: `ps -eo user= | sort | uniq -c` counts them")

@@ -58,7 +58,7 @@ def run_container(request: dict[str, Any], steps: list[operations.Operation], id
         operations.execute(steps, context)
         account = _account(request, ids, context.root_fd)
         if request["tty"]:
-            stdio = _terminal(account, ids, sync, outer=True)
+            stdio = _terminal(account, ids, sync, request["window"], outer=True)
         else:
             for fd in stdio:
                 _give(fd, account, ids)
@@ -92,7 +92,10 @@ def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: l
         for fd in stdio:
             _give(fd, account, ids)
         namespaces.setns(pidfd, _EVERY_NAMESPACE)
-        child = os.fork()
+        try:
+            child = os.fork()
+        except BlockingIOError:   # EAGAIN: as many processes as there may be, see fork(2)
+            raise StartFailed("processes", "") from None
         if child:
             sync.send({"pid": child})
             os._exit(0)
@@ -100,7 +103,7 @@ def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: l
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
         if request["tty"]:
-            stdio = _terminal(account, ids, sync, outer=False)
+            stdio = _terminal(account, ids, sync, (0, 0), outer=False)
         _become(request, account, ids, stdio, root_fd)
         _execute(request, account, sync)
     except BaseException as error:
@@ -149,15 +152,17 @@ def _nameless(fd: int) -> bool:
         os.close(writer)
 
 
-def _terminal(account: Account, ids: IdMap, sync: Channel, *, outer: bool) -> list[int]:
+def _terminal(account: Account, ids: IdMap, sync: Channel, window: tuple[int, int], *, outer: bool) -> list[int]:
     """Open a terminal of the container's devpts; the master goes to the supervisor. See ioctl_tty(2).
 
+    `window`: rows and columns, which programs may ask for before anybody at the other side has time to tell them.
     `outer`: whether this process still is in the session's user namespace.
     """
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
     if os.fstat(master).st_rdev != os.makedev(5, 2):
         raise StartFailed("terminal", "the container's /dev/pts/ptmx is no terminal")
     fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
+    fcntl.ioctl(master, termios.TIOCSWINSZ, b"".join(number.to_bytes(2, sys.byteorder) for number in (*window, 0, 0)))
     slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
     if not ids.single:
         os.fchown(slave, ids.outer(account.uid) if outer else account.uid, ids.outer(account.gid) if outer else -1)

@@ -196,6 +196,31 @@ def test_an_error_quotes_only_the_end_of_a_long_line(sandbox: Sandbox) -> None:
     assert str(caught.value).endswith("xend")
 
 
+# ---------------------------------------------------------------- processes
+
+
+@EITHER_IDS
+@pytest.mark.parametrize(("pids", "init"), [(1, False), (2, False), (2, True)])
+def test_a_container_without_room_for_a_command_says_so(sandbox: Sandbox, pids: int, init: bool) -> None:
+    container = idle(sandbox, name="web", pids=pids, init=init)
+    for _ in range(3):
+        with pytest.raises(ContainerFailed) as caught:
+            container.exec(["true"])
+        assert caught.value.message == ("exec in container 'web': no process could be made for the command: "
+                                        f"the container's limit is reached (pids={pids}, and a command takes 2 to start)")
+        assert caught.value.remedy == f"give the container pids={pids + 2} or more; stats().pids tells how many it has"
+    with pytest.raises(ContainerFailed, match="no process could be made for the command"):
+        container.wait_for_exec(["true"], timeout=60)
+    assert container.status == "running"
+    container.write_text("/file", "copies need no process of its own")
+    assert container.read_text("/file")
+
+
+@EITHER_IDS
+def test_a_command_needs_no_more_room_than_is_said(sandbox: Sandbox) -> None:
+    assert idle(sandbox, pids=3).exec(["echo", "there is room"]).stdout == "there is room\n"
+
+
 # ---------------------------------------------------------------- failures
 
 

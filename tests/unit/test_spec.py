@@ -454,3 +454,10 @@ def test_whatever_is_given_is_taken_or_refused_with_a_remedy(key: str) -> None:
             assert taken == spec(**{key: value})
             hash(taken)
         assert remedy, f"{key}={value!r}"
+
+
+def test_an_init_and_one_process_do_not_go_together() -> None:
+    for make in (lambda: spec(init=True, pids=1), lambda: spec(init=True).replace(pids=1), lambda: spec(pids=1).replace(init=True)):
+        with pytest.raises(SpecError, match=r"init=True needs two processes, and pids=1 allows one\n  remedy: give pids=2"):
+            make()
+    assert spec(init=True, pids=2).init
