@@ -21,6 +21,7 @@ from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
 from pytest_sealed.runtime import logs as spool
 from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal, parse_size
+from pytest_sealed.values import check_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -176,11 +177,17 @@ class Container:
             raise SpecError(f"container {self.name!r} has no network, so no ports", remedy="leave network= out")
         with self._life.lock:
             if port not in self._ports:
+                if self._life.removed:
+                    self._life.require_started()
                 self._bind(port)
                 if self._life.asked:
-                    self._listeners[port].listen(socket.SOMAXCONN)
-                    self._session.request("publish", [self._listeners[port].fileno()], container=self.id, port=port)
-                    self._listeners.pop(port).close()
+                    try:
+                        with self._listeners.pop(port) as listener:
+                            listener.listen(socket.SOMAXCONN)
+                            self._session.request("publish", [listener.fileno()], container=self.id, port=port)
+                    except BaseException:
+                        del self._ports[port]
+                        raise
             return self._ports[port]
 
     @property
@@ -224,8 +231,12 @@ class Container:
         config = self._image.config
         return config.ready or (waits.Healthy() if config.healthcheck else None)
 
-    def launch(self, *, tty: bool = False, stdio: Sequence[int] = ()) -> int | None:
-        """Start it without waiting until it is ready; return the terminal's descriptor where `tty` asks for one.
+    def launch(self, *, terminal: tuple[int, int] | None = None, stdio: Sequence[int] = ()) -> int | None:
+        """Start it without waiting until it is ready; return the descriptor of its terminal, if it gets one.
+
+        Args:
+            terminal: rows and columns of one that its standard streams shall be.
+            stdio: descriptors of what these shall be instead of its log.
 
         Raises:
             ContainerFailed: it could not start; says why.
@@ -233,14 +244,14 @@ class Container:
         if self._life.asked or self._life.removed:
             raise SpecError(f"container {self.name!r} was started already", remedy="restart() runs it again")
         try:
-            self._ask(tty, stdio)
+            self._ask(terminal, stdio)
             return self._take_start()
         except SealedError:
             if self._life.failure is not None or not self._life.asked:   # often nobody has its handle: let go of its name and address
                 self.remove()
             raise
 
-    def _ask(self, tty: bool, stdio: Sequence[int]) -> None:
+    def _ask(self, terminal: tuple[int, int] | None, stdio: Sequence[int]) -> None:
         with self._life.lock, contextlib.ExitStack() as passed:
             if len(self._listeners) + len(self.spec.mounts) > _MOST_PASSED:
                 raise SpecError(
@@ -248,8 +259,8 @@ class Container:
                     f"and {_MOST_PASSED} can be handed over at once", remedy="ask for ports by port() once it runs")
             mounts, fds = copying.open_mounts(self._session, self.spec, self._image, passed)
             request = run_request(
-                self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts, tty=tty,
-                stdio=bool(stdio),
+                self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts,
+                terminal=terminal, stdio=bool(stdio),
                 networks=[*({"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks),
                           *({"network": network.id, "names": []} for network in self.joins)])
             for listener in self._listeners.values():
@@ -281,7 +292,7 @@ class Container:
             TimeoutError: it still runs after `timeout` seconds.
         """
         self._life.require_started()
-        if not self.poll_exit(timeout):
+        if not self.poll_exit(timeout if timeout is None else check_seconds("timeout", timeout)):
             raise TimeoutError(f"container {self.name!r} still runs after {timeout:g} s")
         end = self._life.exit
         if end is None:
@@ -303,6 +314,7 @@ class Container:
     def stop(self, timeout: float | None = None) -> None:
         """Ask it to end by the stop signal, and kill it after `timeout` seconds (by default `stop_timeout`)."""
         self._life.require_started()
+        grace = self.spec.stop_timeout if timeout is None else check_seconds("timeout", timeout)
         if self.poll_exit(0):
             return
         if self.status == "paused":
@@ -310,7 +322,7 @@ class Container:
         number = self.spec.stop_signal or self._image.config.stop_signal or int(signal.SIGTERM)
         with contextlib.suppress(ContainerNotStarted):   # it ended meanwhile
             self.signal(number)
-        if not self.poll_exit(self.spec.stop_timeout if timeout is None else timeout):
+        if not self.poll_exit(grace):
             self.kill()
 
     def pause(self) -> None:
@@ -386,6 +398,8 @@ class Container:
             ContainerNotStarted: the container doesn't run.
         """
         self._life.require_started()
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         return execution.run_exec(self, self._session, self.exec_request(command, env=env, user=user, workdir=workdir),
                                   stdin=stdin, timeout=timeout, check=check, max_output=parse_size(max_output, "max_output"))
 
@@ -505,7 +519,7 @@ class Container:
     def wait_for(self, condition: waits.Wait, *, timeout: float = 30.0) -> None:
         """Wait until a condition of `pytest_sealed.waits` holds; fails at once when the container ends."""
         self._life.require_started()
-        wait_until(self, condition, timeout)
+        wait_until(self, condition, check_seconds("timeout", timeout))
 
     def wait_for_port(self, port: int, *, timeout: float = 30.0) -> None:
         """Wait until a TCP port accepts connections."""

@@ -27,6 +27,7 @@ __all__ = ["MOST_OUTPUT", "ExecResult", "run_exec"]
 
 MOST_OUTPUT = 16 << 20   # bytes of each stream that a caller gets unless it says otherwise
 _PIECE = 1 << 16
+_LONGEST = (1 << 31) - 1   # milliseconds, that poll(2) can wait
 _SAID = 4096   # bytes of output in a message
 
 
@@ -163,7 +164,7 @@ class _Pump:
     def step(self, deadline: float | None) -> bool:
         """Move what can be moved; false if the deadline has passed first."""
         self.answered = False
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        wait = None if deadline is None else min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST)
         events = self._poll.poll(wait)
         for fd, _ in events:
             if fd == self._channel:

@@ -37,7 +37,8 @@ def ports_of(spec: ContainerSpec[Any], image: Image) -> list[int]:
 
 
 def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name: str, networks: list[dict[str, Any]],
-                ports: list[int], mounts: list[dict[str, Any]], tty: bool = False, stdio: bool = False) -> dict[str, Any]:
+                ports: list[int], mounts: list[dict[str, Any]], terminal: tuple[int, int] | None = None,
+                stdio: bool = False) -> dict[str, Any]:
     """Return the request `run` of the supervisor."""
     environment = {**image.config.env, **dict(spec.env)}
     return {
@@ -61,7 +62,8 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "scratch_size": spec.scratch_size,
         "read_only": spec.read_only,
         "init": spec.init,
-        "tty": tty,
+        "tty": terminal is not None,
+        "window": terminal or (0, 0),
         "stdio": stdio,
         "rlimits": [list(row) for row in spec.ulimits],
         "sysctls": [list(row) for row in spec.sysctls],

@@ -14,8 +14,8 @@ from typing import Any
 from pytest_sealed.errors import SpecError, nearest
 from pytest_sealed.waits import WAITS, tcp
 
-__all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_flag", "check_host", "check_mode", "check_name", "check_target", "check_user",
-           "limit", "pairs", "parse_signal", "parse_size"]
+__all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_flag", "check_host", "check_mode", "check_name", "check_seconds", "check_target",
+           "check_user", "limit", "pairs", "parse_signal", "parse_size"]
 
 MINIMUM_MEMORY = 8 << 20   # bytes; the runtime itself needs a part of it until the command runs
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -266,7 +266,8 @@ def _path(key: str, value: Any) -> str:
     return value
 
 
-def _seconds(key: str, value: Any) -> float:
+def check_seconds(key: str, value: Any) -> float:
+    """Return `value` if it is a number of seconds; infinity is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise SpecError(f"{key}={value!r} is no number of seconds", remedy=f"for example {key}=5")
     return float(value)
@@ -307,8 +308,8 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "read_only": check_flag,
     "init": check_flag,
     "stop_signal": lambda _, value: parse_signal(value),
-    "stop_timeout": _seconds,
-    "wait_timeout": _seconds,
+    "stop_timeout": check_seconds,
+    "wait_timeout": check_seconds,
     "ulimits": _ulimits,
     "sysctls": _sysctls,
     "capabilities": _capabilities,

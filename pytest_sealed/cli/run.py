@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         with _ending(container):
             if args.tty:
                 with Terminal(escape=b"\x10\x11") as terminal:
-                    master = container.launch(tty=True)
+                    columns, rows = os.get_terminal_size(0)
+                    master = container.launch(terminal=(rows, columns))
                     assert master is not None  # noqa: S101  (asked for above)
                     terminal.serve(master, container)
             else:

@@ -274,7 +274,7 @@ def readable(connection: socket.socket, timeout: float | None) -> bool:
 def readable_fd(fd: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else max(0, timeout * 1000)))
+    return bool(poll.poll(None if timeout is None else min(max(0, timeout * 1000), (1 << 31) - 1)))   # infinity too is a time
 
 
 def site() -> str:

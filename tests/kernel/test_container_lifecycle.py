@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, EITHER_SCRATCH, FOREVER, NEEDS_ROOT, OBEDIENT, Scratch, eventually, host_pid, idle, logged, sh
@@ -187,6 +189,35 @@ def test_whoever_waits_too_short_is_told(sandbox: Sandbox) -> None:
 
 
 # ---------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True])
+def test_a_time_that_is_none_is_refused(sandbox: Sandbox, timeout: Any) -> None:
+    container = idle(sandbox)
+    for action in (container.wait, container.stop, container.restart, lambda timeout: container.exec(["true"], timeout=timeout),
+                   lambda timeout: container.wait_for_log("x", timeout=timeout)):
+        with pytest.raises(SpecError, match=f"timeout={timeout!r} is no number of seconds\n  remedy: for example timeout=5"):
+            action(timeout)
+    assert container.status == "running"
+
+
+def test_a_time_may_be_without_end(sandbox: Sandbox) -> None:
+    container = sandbox.run("busybox", OBEDIENT, wait=log("ready"), wait_timeout=math.inf, stop_timeout=math.inf)
+    assert container.exec(["true"], timeout=math.inf).exit_code == 0
+    container.wait_for_log("ready", timeout=math.inf)
+    container.stop()
+    assert container.wait(math.inf) == 5
+
+
+def test_a_container_that_is_gone_gets_no_port(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    known = container.port(80)
+    container.remove()
+    assert container.port(80) == known
+    for _ in range(2):
+        with pytest.raises(ContainerNotStarted, match="is removed"):
+            container.port(81)
+    assert list(container.ports) == [80]
 
 
 @EITHER_IDS

@@ -148,6 +148,15 @@ def test_the_windows_size_is_the_containers_and_follows(shell: Typist) -> None:
     shell.command("until stty size | grep -q 132; do :; done; stty size", r"\b40 132\b")
 
 
+def test_the_windows_size_is_there_from_the_first_moment() -> None:
+    typist = Typist("-ti", "busybox", "stty", "size")
+    try:
+        typist.expect(r"\b24 80\r\n")
+        assert typist.ended() == 0
+    finally:
+        typist.close()
+
+
 def test_the_exit_code_comes_through_a_terminal(shell: Typist) -> None:
     shell.type("exit 9\n")
     assert shell.ended() == 9
