@@ -25,6 +25,7 @@ __all__ = [
     "NotReady",
     "RecipeError",
     "SealedError",
+    "SealedWarning",
     "SpecError",
     "StoreError",
     "nearest",
@@ -99,6 +100,10 @@ class NotReady(ContainerFailed, TimeoutError):
 
 class ExecTimeout(ContainerFailed, TimeoutError):
     """A command run by `exec` was ended because its time limit passed."""
+
+
+class SealedWarning(UserWarning):
+    """It works, but at a cost that has a remedy."""
 
 
 class InternalError(SealedError):

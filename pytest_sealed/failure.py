@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import signal
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed import errors
-from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, SpecError
+from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, SealedWarning, SpecError
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container
+    from pytest_sealed.runtime.client import Session
 
-__all__ = ["describe_end", "format_size", "report", "start_failed"]
+__all__ = ["describe_end", "format_size", "report", "start_failed", "warn_of_copy"]
 
 
 _REMEDIES = {
@@ -76,6 +78,19 @@ def start_failed(container: Container, failure: dict[str, Any]) -> SealedError:
     if kind in _REMEDIES:
         return ContainerFailed(f"{what}: {text}", remedy=_REMEDIES[kind].format(image=container.image))
     return InternalError(f"{what}: {text}")
+
+
+def warn_of_copy(container: Container, copied: dict[str, Any], session: Session) -> None:
+    """Say once for each image of a session what its copies cost."""
+    if container.image in session.warned:
+        return
+    session.warned.add(container.image)
+    cost = f"{format_size(copied['bytes'])} in {copied['seconds']:.1f} s"
+    where = f"below {session.disk.parent}" if container.spec.scratch == "disk" else f"in memory here, nor below {session.disk.parent}"
+    warnings.warn(SealedWarning(
+        f"a container of {container.image!r} began with a copy of its image, {cost}, and so will each: "
+        f"an overlay can't be written to {where}\n"
+        "  remedy: set SEALED_STORE to a folder on ext4, xfs or btrfs, such as a volume"), stacklevel=2)
 
 
 def report(container: Container, end: dict[str, Any] | None, failure: SealedError | None, since_logs: int) -> str:

@@ -38,6 +38,7 @@ class Lifecycle:
         exit: {"code", "signal", "oom", "stats"} once it has ended.
         failure: why it did not start, if it didn't.
         addresses: network id → address, once it has started.
+        copied: {"bytes", "seconds"} that a copy of its image has cost, where there was one.
     """
 
     def __init__(self, session: Session, name: str) -> None:
@@ -46,6 +47,7 @@ class Lifecycle:
         self.failure: SealedError | None = None
         self.addresses: dict[str, str] = {}
         self.removed = False
+        self.copied: dict[str, Any] | None = None
         self._session, self._name = session, name
         self._status: Status = "creating"
         self._channel: Channel | None = None
@@ -97,6 +99,7 @@ class Lifecycle:
                 raise StartFailed(message.get("error") or {})
             self._status = "running"
             self.addresses = message["started"]["addresses"]
+            self.copied = message["started"]["copied"]
         return fds[0] if fds else None
 
     def again(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import tarfile
 from collections.abc import Iterator
 from typing import final
@@ -228,8 +227,3 @@ def check_path(name: str, what: str) -> str:
 def forget_members(tar: tarfile.TarFile) -> None:
     """Free the entries that have been read or written: tarfile would keep every one."""
     tar.members = []  # type: ignore[attr-defined]  # not in typeshed
-
-
-def is_whiteout(status: os.stat_result) -> bool:
-    """Say whether a file is an overlay whiteout: a character device 0:0."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

@@ -8,7 +8,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
-from pytest_sealed.images.archive import is_whiteout
+from pytest_sealed.runtime.whiteouts import is_whiteout
 
 if TYPE_CHECKING:
     from pytest_sealed.images.layerfile import LayerFile

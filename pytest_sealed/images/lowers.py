@@ -6,14 +6,9 @@ import os
 import stat
 
 from pytest_sealed.errors import ImageError
-from pytest_sealed.images.archive import is_whiteout
+from pytest_sealed.runtime.whiteouts import HIDDEN, OPAQUE, hides, is_opaque
 
 __all__ = ["OPAQUE", "hide", "hides", "make_opaque", "visible"]
-
-OPAQUE = "user.overlay.opaque"    # "y": nothing below shows through this folder; "x": it holds files with _HIDDEN
-_HIDDEN = "user.overlay.whiteout"  # an empty file that hides the one below, where no device can be made (Linux 6.7)
-
-
 def visible(lowers: list[int], path: str, *, keep: bool = False) -> tuple[int, os.stat_result | None]:
     """Return (fd or -1, status) of what an overlay of `lowers`, topmost first, shows at `path`. Follows no link."""
     folders, found = [os.dup(fd) for fd in lowers], -1
@@ -49,14 +44,9 @@ def _step_down(folders: list[int], name: str) -> tuple[list[int], os.stat_result
             break
         found.append(fd)
         first = first or status
-        if not stat.S_ISDIR(status.st_mode) or _xattr(fd, OPAQUE) == b"y":
+        if not stat.S_ISDIR(status.st_mode) or is_opaque(fd):
             break
     return found, first
-
-
-def hides(fd: int, status: os.stat_result) -> bool:
-    """Say whether the file that `fd` (O_PATH will do) names is a whiteout of either kind."""
-    return is_whiteout(status) or (stat.S_ISREG(status.st_mode) and status.st_size == 0 and bool(_xattr(fd, _HIDDEN)))
 
 
 def hide(parent: int, name: str) -> None:
@@ -72,8 +62,8 @@ def hide(parent: int, name: str) -> None:
         pass   # a store on overlayfs, which keeps such devices to itself
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
     try:
-        os.setxattr(fd, _HIDDEN, b"y")
-        if _xattr(parent, OPAQUE) != b"y":
+        os.setxattr(fd, HIDDEN, b"y")
+        if not is_opaque(parent):
             os.setxattr(f"/proc/self/fd/{parent}", OPAQUE, b"x")
     except OSError as error:
         raise ImageError(f"the store's file system can't hold a removal ({error.strerror})",
@@ -89,10 +79,3 @@ def make_opaque(parent: int, name: str) -> None:
         os.setxattr(fd, OPAQUE, b"y")
     finally:
         os.close(fd)
-
-
-def _xattr(fd: int, name: str) -> bytes:
-    try:
-        return os.getxattr(f"/proc/self/fd/{fd}", name)   # an O_PATH fd has no attributes of its own
-    except OSError:
-        return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -10,6 +11,7 @@ from pytest_sealed.linux import namespaces, process
 from pytest_sealed.runtime import spawn
 from pytest_sealed.runtime.answers import answer
 from pytest_sealed.runtime.cgroups import Group
+from pytest_sealed.runtime.copied import copy_for
 from pytest_sealed.runtime.plan import Facts, plan
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.records import ContainerRecord
@@ -74,7 +76,7 @@ class Containers:
         self._s.loop.watch(channel.fileno(), lambda: self._hung_up(record))
         if not request["tty"] and not request["stdio"]:
             stdio = self._spool(record)
-        self._s.hubs.attach(record, lambda error: self._networked(record, stdio, error))
+        self._s.hubs.attach(record, lambda error: self._networked(record, stdio, error) if error else self._root(record, stdio))
 
     def restart(self, container: str, reply: Channel) -> None:
         """Run a stopped container's command again, on its own file system and networks."""
@@ -95,6 +97,34 @@ class Containers:
         os.close(err[0])
         return [-1, out[1], err[1]]
 
+    def _root(self, record: ContainerRecord, stdio: list[int]) -> None:
+        """Copy the image where no overlay can have a writable layer, which takes a while; then go on."""
+        s, request = self._s, record.request
+        wants_disk = request["scratch"] == "disk" or not s.memory_upper
+        if record.removed or not wants_disk or s.disk_upper:
+            self._networked(record, stdio, None)
+            return
+        ready, report = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            copy_for(request["layers"], f"{s.config['disk']}/{record.id}", report)
+        os.close(report)
+        record.copier = process.pidfd_open(child)
+
+        def copied() -> None:
+            data = os.read(ready, 65536)
+            s.loop.unwatch(ready)
+            os.close(ready)
+            self._close(record, "copier")
+            answer = json.loads(data) if data else {"error": {"kind": "", "text": "the copy of its image was ended"}}
+            record.copied = answer.get("copied")
+            if record.copied is None and not record.removed:
+                self._close_all(stdio)
+                self._failed(record, answer["error"])
+            else:
+                self._networked(record, stdio, None)
+        s.loop.watch(ready, copied)
+
     def _networked(self, record: ContainerRecord, stdio: list[int], error: str | None) -> None:
         try:
             if error:
@@ -107,10 +137,14 @@ class Containers:
             self._failed(record, {"kind": type(caught).__name__, "text": getattr(caught, "message", "") or repr(caught),
                                   "remedy": getattr(caught, "remedy", "")})
         finally:
-            for fd in {fd for fd in stdio if fd >= 0}:
-                os.close(fd)
+            self._close_all(stdio)
         if record.removed and not record.alive:   # who removed it while it waited for its network waits for that
             self._forget(record)
+
+    @staticmethod
+    def _close_all(stdio: list[int]) -> None:
+        for fd in {fd for fd in stdio if fd >= 0}:
+            os.close(fd)
 
     def _fork(self, record: ContainerRecord, stdio: list[int]) -> None:
         s, request = self._s, record.request
@@ -148,7 +182,7 @@ class Containers:
             memory_upper=s.memory_upper, cgroup2=s.hierarchy.version == "v2" and bool(group.directories),
             cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
             bound=[(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]],
-            kept=record.mount_ns if record.mount_ns >= 0 else None,
+            kept=record.mount_ns if record.mount_ns >= 0 else None, copied=record.copied is not None,
         )
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
@@ -202,7 +236,7 @@ class Containers:
         if record.addresses:
             self._s.forwarder.tell({"op": "up", "container": record.id, "address": self._first_address(record)}, self._first_hub(record))
         terminal = [record.terminal] if record.terminal >= 0 else []
-        self._tell(record, {"started": {"pid": record.pid, "addresses": record.addresses}}, terminal)
+        self._tell(record, {"started": {"pid": record.pid, "addresses": record.addresses, "copied": record.copied}}, terminal)
 
     def _first_address(self, record: ContainerRecord) -> str | None:
         return next(iter(record.addresses.values()), None)
@@ -329,6 +363,11 @@ class Containers:
                 self._s.loop.unwatch(record.channel.fileno())
                 record.channel.close()
                 record.channel = None
+        if record.copier >= 0:
+            try:
+                process.pidfd_send_signal(record.copier, signal.SIGKILL)
+            except ProcessLookupError:
+                pass   # it has just ended
         if record.alive:
             self._kill(record)
         elif record.state != "creating":

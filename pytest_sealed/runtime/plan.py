@@ -40,17 +40,19 @@ class Facts:
         bound: (source, target, read-only) of host folders as they are.
         kept: descriptor of the mount namespace of an earlier run, or None.
         memory_upper: whether an overlay's upper works on tmpfs here.
+        copied: whether the layers were copied to `root` in the folder on disk, since an upper works nowhere.
     """
 
-    __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "disk", "etc", "kept", "memory_upper", "network", "procs", "scratch_point")
+    __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "copied", "disk", "etc", "kept", "memory_upper", "network", "procs",
+                 "scratch_point")
 
     def __init__(self, *, scratch_point: str, disk: str, etc: str, procs: list[str], memory_upper: bool, cgroup2: bool = False,
                  cgroup_binds: list[tuple[str, str]] | None = None, network: int | None = None,
                  attached: list[tuple[int, str, str]] | None = None,
-                 bound: list[tuple[str, str, bool]] | None = None, kept: int | None = None) -> None:
+                 bound: list[tuple[str, str, bool]] | None = None, kept: int | None = None, copied: bool = False) -> None:
         self.scratch_point, self.disk, self.etc, self.procs, self.memory_upper = scratch_point, disk, etc, procs, memory_upper
         self.cgroup2, self.cgroup_binds, self.network, self.attached, self.kept = cgroup2, cgroup_binds, network, attached or [], kept
-        self.bound = bound or []
+        self.bound, self.copied = bound or [], copied
 
 
 def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation]:
@@ -82,6 +84,8 @@ def _loopback(ids: IdMap) -> list[op.Operation]:
 def _root(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
     if facts.kept is not None:
         return [op.KeepRoot(tuple(fd for fd, _, _ in facts.attached), facts.kept)]
+    if facts.copied:
+        return [op.Copied(f"{facts.disk}/root")]
     if request["scratch"] == "disk" or not facts.memory_upper:
         return [op.DiskScratch(facts.disk), op.Overlay(tuple(request["layers"]), facts.disk)]
     memory = request["limits"].get("memory")

@@ -25,9 +25,8 @@ TRANSITIONS = {
 class ContainerRecord:
     """A container: its request, its state, and what the supervisor holds for it until it is removed."""
 
-    __slots__ = ("addresses", "attached", "channel", "etc", "exit", "failure", "group", "id", "mount_ns", "netns", "on_gone", "pid",
-                 "pidfd", "removed", "request", "started", "state", "stats", "sync",
-                 "terminal")
+    __slots__ = ("addresses", "attached", "channel", "copied", "copier", "etc", "exit", "failure", "group", "id", "mount_ns", "netns",
+                 "on_gone", "pid", "pidfd", "removed", "request", "started", "state", "stats", "sync", "terminal")
 
     def __init__(self, request: dict[str, Any], channel: Channel) -> None:
         self.id: str = request["id"]
@@ -35,12 +34,14 @@ class ContainerRecord:
         self.channel: Channel | None = channel
         self.state = "creating"
         self.pid = 0
-        self.pidfd = self.netns = self.mount_ns = self.terminal = -1
+        self.pidfd = self.netns = self.mount_ns = self.terminal = self.copier = -1
         self.group: Group | None = None
         self.addresses: dict[str, str] = {}
         """Network → address in it."""
         self.attached: list[tuple[int, str, str]] = []
         self.etc = ""
+        self.copied: dict[str, Any] | None = None
+        """What that has cost: {"bytes", "seconds"}."""
         self.sync: Channel | None = None
         """To the child until it has started its command."""
         self.started = False

@@ -28,7 +28,7 @@ from pytest_sealed.runtime.hubs import Hubs
 from pytest_sealed.runtime.idmap import IdMap
 from pytest_sealed.runtime.loop import Loop
 from pytest_sealed.runtime.protocol import Channel, ProtocolError
-from pytest_sealed.runtime.scratch import memory_upper_works, remove_tree
+from pytest_sealed.runtime.scratch import memory_upper_works, remove_tree, upper_works
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Supervisor:
         self.forwarder = Helper(self.loop, "forwarder", "forward/service.py", self.run_dir)
         self.hubs = Hubs(self.network, f"{self.run_dir}/etc")
         self.memory_upper = memory_upper_works(f"{self.run_dir}/root", f"{self.run_dir}/scratch")
+        self._disk_upper: bool | None = None
         self.containers = Containers(self)
         self.execs = Execs(self)
         self._listener = self._listen()
@@ -63,6 +64,16 @@ class Supervisor:
         for name in ("etc", "root", "scratch"):
             os.makedirs(f"{self.run_dir}/{name}", exist_ok=True)
         mounts.mount("tmpfs", f"{self.run_dir}/etc", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "size=64m,mode=0755")
+
+    @property
+    def disk_upper(self) -> bool:
+        """Whether an overlay's upper works on disk; tried when it is first asked for."""
+        if self._disk_upper is None:
+            trial = f"{self.config['disk']}/trial"
+            os.makedirs(trial, 0o700)
+            self._disk_upper = upper_works(f"{self.run_dir}/root", trial)
+            os.rmdir(trial)
+        return self._disk_upper
 
     def _watch_children(self) -> None:
         ready, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -149,6 +160,9 @@ class Supervisor:
 
     def do_hello(self, _request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
         answer(reply, {"pid": os.getpid(), "memory_upper": self.memory_upper})
+
+    def do_upper(self, _request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
+        answer(reply, {"memory": self.memory_upper, "disk": self.disk_upper})
 
     def do_list(self, _request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
         answer(reply, {"containers": self.containers.describe()})

@@ -84,6 +84,13 @@ def test_without_a_network_too_anyone_may_ping_and_listen_below_1024(ids: IdMap,
         op.Sysctl("net.ipv4.ip_unprivileged_port_start", "80")]   # what is asked for wins
 
 
+def test_a_copied_image_is_the_root_as_it_is() -> None:
+    steps = planned(facts(copied=True, memory_upper=False))
+    assert the(op.Copied, steps) == op.Copied("/disk/box-1/root")
+    assert not any(isinstance(step, (op.Overlay, op.DiskScratch, op.MemoryScratch)) for step in steps)
+    assert position(steps, op.Copied) + 1 == position(steps, op.Kernel, target="/proc")
+
+
 def test_the_root_is_mounted_before_anything_in_it() -> None:
     steps = planned(tmpfs=["/cache"])
     root = position(steps, op.Overlay)

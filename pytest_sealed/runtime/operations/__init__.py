@@ -10,12 +10,13 @@ from __future__ import annotations
 from pytest_sealed.runtime.operations.base import Context, Operation, StepFailed, execute
 from pytest_sealed.runtime.operations.contents import Attached, Bound, Devices, Kernel, Masked, Mounted, ReadOnly, Tmpfs, Written
 from pytest_sealed.runtime.operations.entering import EnterCgroup, Hostname, JoinNetwork, LoopbackUp, Sysctl
-from pytest_sealed.runtime.operations.root import DiskScratch, KeepRoot, MemoryScratch, Overlay, Pivot, ReadOnlyRoot
+from pytest_sealed.runtime.operations.root import Copied, DiskScratch, KeepRoot, MemoryScratch, Overlay, Pivot, ReadOnlyRoot
 
 __all__ = [
     "Attached",
     "Bound",
     "Context",
+    "Copied",
     "Devices",
     "DiskScratch",
     "EnterCgroup",

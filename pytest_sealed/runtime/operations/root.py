@@ -7,7 +7,7 @@ import os
 from pytest_sealed.linux import mounts, namespaces
 from pytest_sealed.runtime.operations.base import Context, Operation
 
-__all__ = ["DiskScratch", "KeepRoot", "MemoryScratch", "Overlay", "Pivot", "ReadOnlyRoot"]
+__all__ = ["Copied", "DiskScratch", "KeepRoot", "MemoryScratch", "Overlay", "Pivot", "ReadOnlyRoot"]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
@@ -64,6 +64,18 @@ class Overlay(Operation):
 
 def _escape(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+class Copied(Operation):
+    """Take a folder that the layers were copied into as the root, where an overlay can have no writable layer. See `copied`."""
+
+    __slots__ = ("path",)
+    path: str
+
+    def apply(self, context: Context) -> None:
+        mounts.mount(self.path, context.root, None, mounts.MS_BIND)
+        mounts.mount_setattr(context.root, set=mounts.MOUNT_ATTR_NODEV)
+        context.root_fd = os.open(context.root, _DIRECTORY | os.O_CLOEXEC)
 
 
 class KeepRoot(Operation):
