@@ -146,7 +146,15 @@ class Run:
     # scopes
 
     def sandbox(self, node: nodes.Node) -> Sandbox:
-        """Return the sandbox of a scope; made at the first use, below those of the wider scopes, closed with the scope."""
+        """Return the sandbox of a scope; made at the first use, below those of the wider scopes, closed with the scope.
+
+        Raises:
+            SealedError: this is a forked child, where the thread that starts the runtime may have held its lock.
+        """
+        __tracebackhide__ = True
+        if self.forked:
+            raise SealedError("containers belong to the process that started them, and this test runs in a forked child of it",
+                              remedy="leave out --forked (pytest-forked) for tests with containers; each worker of pytest-xdist has its own")
         __tracebackhide__ = True
         found = node.stash.get(SANDBOX, None)
         if found is not None:

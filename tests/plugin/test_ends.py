@@ -220,6 +220,32 @@ def test_fork(db):
 """)
 
 
+def test_tests_that_a_plugin_runs_in_forked_children_are_told_why_they_get_no_containers(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(PRELUDE + """
+import os
+from _pytest.runner import runtestprotocol
+db = container_fixture(box())
+
+def pytest_runtest_protocol(item):   # as pytest-forked does
+    child = os.fork()
+    if child == 0:
+        with open(item.name, "w") as file:
+            for report in runtestprotocol(item, log=False):
+                print(report.when, report.outcome, report.longrepr, file=file)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return True
+""")
+    pytester.makepyfile("def test_db(db): pass\ndef test_by_hand(sealed): pass\ndef test_other(): pass")
+    pytester.runpytest_subprocess(timeout=60)
+    for name in ("test_db", "test_by_hand"):
+        text = (pytester.path / name).read_text()
+        assert text.startswith("setup failed")
+        assert "this test runs in a forked child of it" in text
+        assert "leave out --forked" in text
+    assert "call passed" in (pytester.path / "test_other").read_text()
+
+
 def test_processes_of_multiprocessing_reach_the_ports(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(PRELUDE + """
 import multiprocessing, urllib.request
