@@ -154,8 +154,7 @@ class Run:
         __tracebackhide__ = True
         if self.forked:
             raise SealedError("containers belong to the process that started them, and this test runs in a forked child of it",
-                              remedy="leave out --forked (pytest-forked) for tests with containers; each worker of pytest-xdist has its own")
-        __tracebackhide__ = True
+                              remedy="leave out --forked (pytest-forked) for tests with containers; a worker of pytest-xdist has its own")
         found = node.stash.get(SANDBOX, None)
         if found is not None:
             return found
