@@ -60,12 +60,16 @@ def container_fixture(what: Any = None, /, **options: Any) -> Any:
     The container's name on its network is the spec's `name`, else the fixture's.
 
     Raises:
-        SpecError: neither a spec nor a function that can return one.
+        SpecError: neither a spec nor a function that can return one, or a spec with `params`.
     """
     caller = sys._getframe(1)
     if what is None:
         return lambda function: _define(ContainerFunction(_checked(function)), options)
     if isinstance(what, ContainerSpec):
+        for key in ("params", "ids"):
+            if options.get(key) is not None:
+                raise SpecError(f"container_fixture(…, {key}=…) was given a spec, which is the same for every parameter",
+                                remedy="decorate a function that takes `param` and returns a spec: @container_fixture(params=[…])")
         return _define(ContainerFunction(_constant(what, f"A container of image {what.image!r}.", caller)), options)
     return _define(ContainerFunction(_checked(what)), options)
 
@@ -212,6 +216,6 @@ def _parameter_mismatch(request: pytest.FixtureRequest, given: bool) -> SpecErro
     if given:
         return SpecError(f"container fixture {request.fixturename!r} was given the parameter {request.param!r}, "
                          "but its function takes none",
-                         remedy="give the function a parameter named `param`")
+                         remedy="write it as a function that takes `param` and returns a spec: @container_fixture")
     return SpecError(f"the function of container fixture {request.fixturename!r} takes `param`, but it was given none",
                      remedy="container_fixture(params=[…]), or @pytest.mark.parametrize(…, indirect=True) at the test")

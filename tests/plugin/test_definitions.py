@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytest_sealed import SpecError, container_fixture, image
@@ -130,6 +132,13 @@ def test_what_can_describe_no_container_is_refused_with_an_example(wrong: object
     with pytest.raises(SpecError) as caught:
         container_fixture(wrong)  # type: ignore[call-overload]
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("options", [{"params": ["16M", "32M"]}, {"ids": ["small"]}])
+def test_a_spec_has_no_parameters(options: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="was given a spec, which is the same for every parameter") as caught:
+        container_fixture(image("busybox"), **options)
+    assert "@container_fixture(params=" in caught.value.remedy
 
 
 @pytest.mark.parametrize(("fixture", "name"), [("db", "db"), ("_db", "db"), ("my_db_", "my_db"), ("__", "container"), ("x" * 70, "x" * 63)])
