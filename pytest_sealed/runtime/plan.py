@@ -65,9 +65,7 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
         *_root(request, facts),
         *_kernel(request, facts, ids),
         *_files(request, facts),
-        *(op.Tmpfs(row["mode"], row["size"], row["target"], row["user"]) for row in request["tmpfs"]),
-        *(op.Attached(*row) for row in facts.attached),
-        *(op.Bound(read_only, source, target) for source, target, read_only in facts.bound),
+        *_mounts(request, facts),
         *(op.Masked(path) for path in MASKED),
         *(op.ReadOnly(path) for path in READ_ONLY),
         *([op.ReadOnlyRoot()] if request["read_only"] else []),
@@ -112,6 +110,16 @@ def _kernel(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operat
         steps.append(op.Mounted("mode=755,size=64k", _SAFE, "tmpfs", "/sys/fs/cgroup"))
         steps += [op.Bound(True, source, target) for source, target in facts.cgroup_binds]
     return steps
+
+
+def _mounts(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
+    """Return what was asked for, outer targets first: one that lies in another would be hidden by it."""
+    steps = [
+        *(op.Tmpfs(row["mode"], row["size"], row["target"], row["user"]) for row in request["tmpfs"]),
+        *(op.Attached(*row) for row in facts.attached),
+        *(op.Bound(read_only, source, target) for source, target, read_only in facts.bound),
+    ]
+    return sorted(steps, key=lambda step: step.target.count("/"))
 
 
 def _files(request: dict[str, Any], facts: Facts) -> list[op.Operation]:

@@ -130,6 +130,22 @@ def test_a_folder_can_be_mounted_anywhere(sandbox: Sandbox, folder: Path, target
 
 
 @EITHER_IDS
+def test_a_mount_in_another_is_not_hidden_by_it_whichever_comes_first(sandbox: Sandbox, folder: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    for path in (inner / "deep", folder / "sub"):
+        path.mkdir(parents=True)
+    (inner / "file").write_text("of the inner one")
+    container = idle(sandbox, mounts=[Mount(source=str(inner), target="/data/sub"), Mount(source=str(folder), target="/data")],
+                     tmpfs=["/data/sub/deep", "/x/y", "/x"])
+    for _ in range(2):
+        assert sh(container, "cat /data/file /data/sub/file") == "of the hostof the inner one"
+        sh(container, "touch /data/sub/deep/new /x/y/new")
+        assert list((inner / "deep").iterdir()) == list((folder / "sub").iterdir()) == []
+        assert sh(container, "cut -d' ' -f2 /proc/mounts | grep ^/x") == "/x\n/x/y\n"
+        container.restart(timeout=0)
+
+
+@EITHER_IDS
 def test_several_mounts_lie_side_by_side_and_below_a_tmpfs(sandbox: Sandbox, folder: Path) -> None:
     source = str(folder)
     container = idle(sandbox, tmpfs=["/work"], read_only=True, mounts=[Mount(source=source, target=f"/work/{name}") for name in "ab"])

@@ -186,6 +186,13 @@ def test_shared_memory_has_the_size_asked_for() -> None:
     assert size(shm_size="8M") == [f"size={8 * MIB},mode=1777"]
 
 
+def test_what_lies_in_another_mount_is_mounted_after_it() -> None:
+    known = facts(attached=[(8, "/host/b", "/data/sub"), (9, "/host/a", "/data")], bound=[("/host/c", "/cache", True)])
+    targets = [step.target for step in planned(known, tmpfs=["/data/sub/deep", "/cache/a/b", "/run"])
+               if isinstance(step, (op.Tmpfs, op.Attached)) or step == op.Bound(True, "/host/c", "/cache")]
+    assert targets == ["/run", "/data", "/cache", "/data/sub", "/data/sub/deep", "/cache/a/b"]
+
+
 def test_a_tmpfs_has_its_size_mode_and_owner() -> None:
     steps = planned(tmpfs=["/a", Tmpfs(target="/b", size="1M", mode=0o700, user="postgres")])
     assert [step for step in steps if isinstance(step, op.Tmpfs)] == [
