@@ -1,0 +1,85 @@
+"""The matrix of guests: a TOML file for each below `cells`, and what it says."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["SHOP", "Cell", "Run", "load"]
+
+SHOP = "docs/examples/shop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One call of pytest in a guest."""
+
+    folder: str
+    """Where it starts, below the checkout; a prefix of the ids of its tests."""
+    arguments: tuple[str, ...]
+
+    def full(self, nodeid: str) -> str:
+        """Return the id by which the host knows a test."""
+        return f"{self.folder}/{nodeid}" if self.folder else nodeid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One guest: what it boots, as whom the tests run there, and which."""
+
+    name: str
+    kernel: str
+    """A Debian suite, one of `disks.KERNELS`."""
+    root: str
+    """A Debian release, one of `disks.ROOTS`."""
+    account: str = "root"
+    """Whom the checkout belongs to: root or tester."""
+    systemd: bool = False
+    """Whether systemd is PID 1."""
+    append: str = ""
+    """More for the kernel's command line."""
+    prepare: str = ""
+    """Shell commands, run by root before the tests."""
+    command: str = ""
+    """What the tests' command line is an argument of, such as `setpriv …`; empty: nothing."""
+    tests: list[str] = field(default_factory=list)
+    """Files and folders, as pytest takes them."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Beginning of the ids of tests that don't run there → why."""
+    skips: list[str] = field(default_factory=list)
+    """Reasons for which a test may skip itself; any other skip is a failure."""
+    processors: int = 2
+    workers: int = 0
+    """Of pytest-xdist; 0: without."""
+    memory: int = 2048
+    """MiB."""
+    minutes: int = 20
+    """Then the machine is taken for hung."""
+
+    @property
+    def runs(self) -> list[Run]:
+        own = tuple(test for test in self.tests if test != SHOP)
+        return [Run(folder="", arguments=own)] * bool(own) + [Run(folder=SHOP, arguments=(".",))] * (SHOP in self.tests)
+
+
+def load(path: Path) -> Cell:
+    """Read a cell's file.
+
+    Raises:
+        ValueError: it has a key that no cell has, or lacks one.
+    """
+    data: dict[str, Any] = tomllib.loads(path.read_text())
+    unknown = data.keys() - {one.name for one in fields(Cell)}
+    if unknown:
+        raise ValueError(f"{path.name}: unknown: {', '.join(sorted(unknown))}")
+    try:
+        return Cell(name=path.stem, **data)
+    except TypeError as error:
+        raise ValueError(f"{path.name}: {error}") from error
