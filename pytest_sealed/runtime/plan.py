@@ -114,12 +114,12 @@ def _kernel(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operat
 
 def _mounts(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
     """Return what was asked for, outer targets first: one that lies in another would be hidden by it."""
-    steps = [
+    steps: list[op.Tmpfs | op.Attached | op.Bound] = [
         *(op.Tmpfs(row["mode"], row["size"], row["target"], row["user"]) for row in request["tmpfs"]),
         *(op.Attached(*row) for row in facts.attached),
         *(op.Bound(read_only, source, target) for source, target, read_only in facts.bound),
     ]
-    return sorted(steps, key=lambda step: step.target.count("/"))
+    return [*sorted(steps, key=lambda step: step.target.count("/"))]
 
 
 def _files(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
