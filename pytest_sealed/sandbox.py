@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, final, overload
 
 from pytest_sealed.container import Container, image
-from pytest_sealed.errors import SealedError, SpecError, nearest, no_linux
+from pytest_sealed.errors import NetworkError, SealedError, SpecError, nearest, no_linux
 from pytest_sealed.images.store import Store
 from pytest_sealed.network import DEFAULT, Network, names_of
 from pytest_sealed.runtime.cgroups import detect
 from pytest_sealed.runtime.client import Session
 from pytest_sealed.runtime.idmap import find_id_map
+from pytest_sealed.spec import ContainerSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pytest_sealed.spec import ContainerChanges, ContainerSpec
+    from pytest_sealed.spec import ContainerChanges
 
 __all__ = ["HostReport", "Sandbox"]
 
@@ -142,9 +143,10 @@ class Sandbox:
     def network(self, name: str | None = None) -> Network:
         """Return the network `name` of this sandbox, by default the one that its containers share; made if it isn't there."""
         name = name or self._default
-        if name not in self.networks or self.networks[name].closed:
-            self.networks[name] = Network(self.session, name, self._subnets())
-        return self.networks[name]
+        with self._lock:
+            if name not in self.networks or self.networks[name].closed:
+                self.networks[name] = Network(self.session, name, self._subnets())
+            return self.networks[name]
 
     def _subnets(self) -> set[str]:
         own = {network.subnet for network in self.networks.values() if not network.closed}
@@ -168,10 +170,10 @@ class Sandbox:
 
         Raises:
             ImageNotFound: the store has no such image; names the nearest and the command that makes it.
-            SpecError: something asked for can't be; says what and the remedy.
+            SpecError, NetworkError: something asked for can't be; says what and the remedy.
             ContainerFailed: it did not start, ended early, or was not ready in time.
         """
-        spec: ContainerSpec[Container] = image(what) if isinstance(what, str) else what
+        spec: ContainerSpec[Container] = what if isinstance(what, ContainerSpec) else image(what)
         if command is not None:
             spec = spec.replace(command=command)
         if options:
@@ -206,7 +208,11 @@ class Sandbox:
     def _networks(self, spec: ContainerSpec[Container]) -> list[Network]:
         if spec.networks is None:
             return [self.network()]
-        return [network if isinstance(network, Network) else self._named(network) for network in spec.networks]
+        networks = [network if isinstance(network, Network) else self._named(network) for network in spec.networks]
+        for network in networks:
+            if network.closed:
+                raise NetworkError(f"network {network.name!r} was closed", remedy=f"make another: sealed.network({network.name!r})")
+        return networks
 
     def _named(self, name: object) -> Network:
         sandbox: Sandbox | None = self
