@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_sealed.container import Container
 from pytest_sealed.doctor.finding import Finding, Remedy
@@ -14,24 +14,26 @@ from pytest_sealed.network import Network
 from pytest_sealed.runtime.client import Session
 from pytest_sealed.spec import make_spec
 
-if TYPE_CHECKING:
-    from pytest_sealed.doctor.host import Host
-
 __all__ = ["check"]
 
 _COMMAND = "/no-command-is-in-an-empty-image"
 
 
-def check(host: Host, store: Path) -> Finding:
-    """Start a container of an empty image: all goes well until its command isn't there."""
+def check(store: Path, *, explained: bool = False) -> Iterator[Finding]:
+    """Start a container of an empty image: all goes well until its command isn't there.
+
+    Args:
+        explained: whether an earlier finding has the remedy already.
+    """
     try:
         seconds = _start(store)
     except SealedError as error:
-        return Finding(check="containers", state="missing", found=f"none could be started: {error.message}",
-                       effect="no container can be started", remedy=Remedy(text=error.remedy))
+        yield Finding(check="containers", state="missing", found=f"none could be started: {error.message}",
+                      effect="no container can be started", remedy=Remedy(text="as above" if explained else error.remedy))
     except OSError as error:
-        return Finding(check="containers", state="missing", found=f"none could be started: {error}", effect="no container can be started")
-    return Finding(check="containers", state="ok", found=f"one was started, up to its command, on a network, in {seconds * 1000:.0f} ms")
+        yield Finding(check="containers", state="missing", found=f"none could be started: {error}", effect="no container can be started")
+    else:
+        yield Finding(check="containers", state="ok", found=f"one was started, up to its command, on a network, in {seconds * 1000:.0f} ms")
 
 
 def _start(store: Path) -> float:

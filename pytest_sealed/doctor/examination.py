@@ -12,7 +12,7 @@ from pytest_sealed.doctor.host import Host, find_host
 from pytest_sealed.errors import no_linux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["SCHEMA", "Examination", "examine"]
 
@@ -102,13 +102,22 @@ def _findings(host: Host, store: Path | None) -> Iterator[Finding]:
     from pytest_sealed.doctor import budgets, container, folders, ids, limits, namespaces, network, overlay
     from pytest_sealed.images.folders import default_root
     root = store or default_root()
-    yield from folders.check(host, root)
+    yield from _guarded("folders", lambda: folders.check(host, root))
     tried = namespaces.try_inside(root)
-    yield from namespaces.check(host, tried)
-    yield from ids.check(host, tried)
-    yield from overlay.check(host, tried, root)
-    yield from limits.check(host)
-    yield from network.check(host, tried)
-    yield from network.check_faults(host, tried)
-    yield from budgets.check(host, tried)
-    yield container.check(host, root)
+    for name, check in (
+        ("namespaces", lambda: namespaces.check(host, tried)), ("ids", lambda: ids.check(host, tried)),
+        ("writable layers", lambda: overlay.check(host, tried, root)), ("limits", lambda: limits.check(host)),
+        ("networks", lambda: network.check(host, tried)), ("network faults", lambda: network.check_faults(host, tried)),
+        ("budgets", lambda: budgets.check(host, tried)), ("containers", lambda: container.check(root, explained=tried.error is not None)),
+    ):
+        yield from _guarded(name, check)
+
+
+def _guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Let a check that fails itself be a finding: the others may say why."""
+    try:
+        yield from check()
+    except Exception as error:
+        yield Finding(check=name, state="missing", found=f"the check itself failed: {type(error).__name__}: {error}",
+                      effect="nothing is known of it",
+                      remedy=Remedy(text="this is a bug of pytest-sealed: please report it with this text"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
 
 __all__ = ["Answers", "check"]
+
+_USER_BUS = ("/usr/lib/systemd/user/dbus.socket", "/lib/systemd/user/dbus.socket")
 
 _EFFECTS = {
     "memory": "memory= is refused", "swap": "swap= is refused", "cpus": "cpus= is refused", "cpu_shares": "cpu_shares= is refused",
@@ -61,24 +64,31 @@ class Answers:
         return f"{kind}, below {next(iter(self.hierarchy.bases.values()))}" if self.hierarchy.bases else kind
 
     def findings(self, host: Host, names: Iterable[str]) -> list[Finding]:
-        """Return one for each reason why some of `names` are refused."""
+        """Return one for each remedy that some of `names` want."""
         page = "how-to/hosts/systemd.md" if self.hierarchy.version == "v2" else "how-to/hosts/cgroup-v1.md"
         made = []
-        for (reason, remedy), alike in self._by_reason(names).items():
-            slight = set(alike) <= {"swap", "pause"}
-            text = f"systemd gave no scope: {self.scope_failed}; {reason}" if self.scope_failed else reason
+        for alike in self._by_remedy(names).values():
+            reasons = list(dict.fromkeys(self._reason(name) for name in alike))
+            more = f", and {len(reasons) - 1} more like it" if len(reasons) > 1 else ""
             made.append(Finding(
-                check="limits" if len(alike) == len(_EFFECTS) else f"limit {', '.join(alike)}", state="degraded" if slight else "missing",
-                found=text, effect="; ".join(_EFFECTS[name] for name in alike), remedy=_remedy(host, self.hierarchy, remedy), page=page))
+                check="limits" if {"memory", "cpus", "pids"} <= set(alike) else f"limit {', '.join(alike)}",
+                state="degraded" if set(alike) <= {"swap", "pause"} else "missing",
+                found=f"systemd gave no scope: {self.scope_failed}; " * bool(self.scope_failed) + reasons[0] + more,
+                effect="; ".join(_EFFECTS[name] for name in alike), page=page,
+                remedy=_remedy(host, self.hierarchy, self.refused[alike[0]][1])))
         return made
 
-    def _by_reason(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-        """Return (reason, remedy) → the limits it is the reason of; reasons that begin with the limit's name are the same without."""
-        found: dict[tuple[str, str], list[str]] = {}
+    def _reason(self, name: str) -> str:
+        reason = self.refused[name][0]
+        return reason.partition(" can't be enforced: ")[2] or reason   # what is refused is said by the effect
+
+    def _by_remedy(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return remedy → the limits that want it; where there is none, each reason stands for itself."""
+        found: dict[str, list[str]] = {}
         for name in names:
             if name in self.refused:
                 reason, remedy = self.refused[name]
-                found.setdefault((reason.partition(" can't be enforced: ")[2] or reason, remedy), []).append(name)
+                found.setdefault(remedy or reason, []).append(name)
         return found
 
 
@@ -98,6 +108,9 @@ def _remedy(host: Host, hierarchy: Hierarchy, remedy: str) -> Remedy:
         return Remedy()
     if host.uid == 0:
         remedy = remedy.removeprefix("sudo ")
+        if remedy.endswith(" delegate"):   # which is for other accounts
+            return Remedy(text="the cgroup file systems that are mounted here don't show this process's own cgroup: mount them anew, or "
+                               "start whatever this runs in with the host's (--cgroupns=host)")
     is_command = remedy.startswith(("sudo ", "mkdir ", "mount ")) and "; then" not in remedy
     return Remedy(commands=(remedy,)) if is_command else Remedy(text=remedy)
 
@@ -107,6 +120,6 @@ def _manager(host: Host) -> Remedy:
     if not host.systemd:
         return Remedy(text="nothing here delegates cgroups: run as root, or give this account a cgroup (chown its directory, cgroup.procs "
                            "and cgroup.subtree_control) and start pytest in it")
-    bus = host.install("user bus")
+    bus = host.install("user bus") if not any(map(os.path.exists, _USER_BUS)) else ""
     return Remedy(commands=(*filter(None, [bus]), host.sudo(f"loginctl enable-linger {host.account}")),
                   text="then run the tests again: sessions get a scope from the user manager by themselves")

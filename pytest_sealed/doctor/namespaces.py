@@ -125,7 +125,7 @@ def _refused(host: Host, error: SealedError) -> Finding:
     elif text.startswith("sudo sysctl"):
         command, _, more = text.partition(";")
         commands, text = (host.sudo(command.removeprefix("sudo ")),), more.strip()
-    elif host.place:
+    elif host.place and "--security-opt" in text:
         outside = _outside(host)
         commands, text = outside.commands, outside.text
     elif isinstance(error, HostUnsupported) and "newuidmap" in text:

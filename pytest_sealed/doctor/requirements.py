@@ -43,7 +43,7 @@ def unmet(words: list[str], store: Path | None = None) -> dict[str, list[Finding
         answers = limits.Answers.get()
         found.update({word: answers.findings(host, _LIMITS[word]) for word in words if word in _LIMITS})
     if "containers" in words:
-        found["containers"] = [container.check(host, root)]
+        found["containers"] = list(container.check(root))
     if not set(words).isdisjoint(("subuid", "tmpfs", "overlay", "network", "netem")):
         tried = namespaces.try_inside(root)
         refused = [finding for finding in namespaces.check(host, tried) if not finding.ok] if tried.error is not None else []

@@ -117,7 +117,8 @@ class Run:
         self._warm = True
         if no_linux() is not None:
             return
-        self._open().warm()
+        with contextlib.suppress(SealedError):   # the first use raises it again, in the test that needs it
+            self._open().warm()
 
     def selected(self, items: Iterable[pytest.Item]) -> None:
         """End the runtime if no test that needs it was left by `-k` and the like."""

@@ -118,7 +118,13 @@ class Session:
 
     def _start_supervisor(self, config: dict[str, Any], writable: list[str], own: int) -> tuple[Channel, int, int]:
         """Start the supervisor, in a scope of systemd's where that is the way to limits."""
-        manager = scope.user_manager() if scope.may_help(self.hierarchy) else None
+        manager = None
+        if scope.may_help(self.hierarchy):
+            manager = scope.user_manager()
+            if manager is None and os.path.isdir("/run/systemd/system"):   # sd_booted(3)
+                self.hierarchy.remedy_all("sudo loginctl enable-linger $USER, and run the tests again: systemd gives this session a "
+                                          "cgroup then. `sealed doctor` says more")
+                config["hierarchy"] = self.hierarchy.to_json()
         if manager is not None:
             try:
                 started = start_supervisor(config, writable=list(writable), ids=self.ids, fds=[own], manager=manager)

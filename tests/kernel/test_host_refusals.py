@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import own_host
 import pytest
 
 from pytest_sealed import HostUnsupported, Sandbox
-from pytest_sealed.linux import namespaces
 
 START = """
 from pytest_sealed import Sandbox, SealedError
@@ -22,34 +22,8 @@ except SealedError as error:
 
 
 def in_a_host_of_its_own(prepare: str, tmp_path: Path) -> str:
-    """Run START in a user and mount namespace in which `prepare` (a shell line) has run; return its output.
-
-    The limits in /proc/sys/user are each namespace's own, see namespaces(7).
-    """
-    ready_read, ready_write = os.pipe()
-    mapped_read, mapped_write = os.pipe()
-    out_read, out_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
-        os.write(ready_write, b"x")
-        os.read(mapped_read, 1)
-        os.dup2(out_write, 1)
-        os.dup2(out_write, 2)
-        environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "SEALED_STORE": str(tmp_path / "store")}
-        os.execve("/bin/sh", ["sh", "-c", f'{prepare} && exec "$0" -c "$1"', sys.executable, START], environment)  # noqa: S606
-    os.read(ready_read, 1)
-    Path(f"/proc/{child}/setgroups").write_text("deny")
-    for name, own in (("uid_map", os.getuid()), ("gid_map", os.getgid())):
-        Path(f"/proc/{child}/{name}").write_text(f"0 {own} 1")
-    os.write(mapped_write, b"x")
-    os.close(out_write)
-    with os.fdopen(out_read) as out:
-        text = out.read()
-    os.waitpid(child, 0)
-    for fd in (ready_read, ready_write, mapped_read, mapped_write):
-        os.close(fd)
-    return text
+    """Run START on a host where `prepare` has run."""
+    return own_host.in_a_host_of_its_own(prepare, tmp_path, "-c", START)
 
 
 def test_without_user_namespaces_the_sysctl_is_named(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ class Hierarchy:
             raise LimitUnavailable(f"{what} can't be enforced: {refusal.reason}", remedy=refusal.remedy)
         return self.bases[controller]
 
+    def remedy_all(self, remedy: str) -> None:
+        """Say anew what mends it that controllers can't be used."""
+        self.refusals = {name: Refusal(refusal.reason, remedy) for name, refusal in self.refusals.items()}
+
     def refuse_all(self, reason: str, remedy: str) -> None:
         """Say anew why no controller can be used."""
         self.bases, self.refusals = {}, {controller.name: Refusal(reason, remedy) for controller in self.controllers}
