@@ -15,7 +15,7 @@ from pytest_sealed.runtime.idmap import IdMap
 
 
 def opened(folder: Path, *, read_only: bool) -> tuple[list[dict[str, Any]], list[int]]:
-    session: Any = SimpleNamespace(ids=IdMap("subids", 1000, 1000, 100000, 100000, 65536))
+    session: Any = SimpleNamespace(ids=IdMap("subids", 1000, 1000, 100000, 100000, 65536), shared=set())
     busybox: Any = SimpleNamespace(config=SimpleNamespace(user=""), layers=[folder])
     spec = image("busybox", mounts=[Mount(source=str(folder), target="/data", read_only=read_only)])
     with contextlib.ExitStack() as passed:
