@@ -122,6 +122,8 @@ def _refused(host: Host, error: SealedError) -> Finding:
     elif _reads("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" and host.uid != 0:
         commands, page = _apparmor(host), "how-to/hosts/ubuntu.md"
         text = "or, until the next boot: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    elif not host.place and _confined():
+        text, page = f"this Python runs under the AppArmor profile {_confined()}, which has to allow `userns,`", "how-to/hosts/ubuntu.md"
     elif text.startswith("sudo sysctl"):
         command, _, more = text.partition(";")
         commands, text = (host.sudo(command.removeprefix("sudo ")),), more.strip()
@@ -132,6 +134,12 @@ def _refused(host: Host, error: SealedError) -> Finding:
         commands = tuple(filter(None, [host.install("newuidmap")]))
     return Finding(check="namespaces", state="missing", found=error.message, effect="no container can be started",
                    remedy=Remedy(commands=commands, text=text), page=page)
+
+
+def _confined() -> str:
+    """Return the AppArmor profile that this process runs under; empty: none that denies anything. See aa_getcon(2)."""
+    label = _reads("/proc/self/attr/apparmor/current")
+    return "" if label.endswith("unconfined") or label.endswith("(unconfined)") else label.partition(" (")[0]
 
 
 def _apparmor(host: Host) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def on_overlayfs(sandbox: Sandbox, tmp_path: Path) -> list[str]:
     """The start of a command line that runs Python with this account's images in a store on overlayfs, in a mount namespace of its own."""
     store = sandbox.store.root
     options = f"lowerdir={store},upperdir={tmp_path}/upper,workdir={tmp_path}/work" + (",userxattr" if os.geteuid() else "")
-    script = (f"mount -t tmpfs none {tmp_path} && mkdir {tmp_path}/upper {tmp_path}/work {tmp_path}/run {tmp_path}/store && "
+    script = (f"mount -t tmpfs -o size=256m none {tmp_path} && mkdir {tmp_path}/upper {tmp_path}/work {tmp_path}/run {tmp_path}/store && "
               f"mount -t overlay -o {options} none {tmp_path}/store && chmod 700 {tmp_path}/run && "
               f'SEALED_STORE={tmp_path}/store XDG_RUNTIME_DIR={tmp_path}/run exec "$0" "$@"')
     return ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-c", script, sys.executable]
@@ -50,9 +50,8 @@ def test_a_container_on_disk_gets_a_copy_and_a_warning_says_what_it_cost(on_over
 with Sandbox() as sandbox:
     assert sandbox.session.request("upper")[0] == {"memory": True, "disk": False}
     for number in range(2):
-        box = sandbox.run("busybox", ["sleep", "1000"], scratch="disk", cpus=0.1, memory="16M")
+        box = sandbox.run("busybox", ["sleep", "1000"], scratch="disk")
         assert box.exec(["sh", "-c", "echo mine > /new && rm -r /home && cat /new"]).stdout == "mine\\n"
-    peak = box.stats().memory_peak
     box.restart(0)
     print(box.exec(["sh", "-c", "cat /new; ls -d /home; head -c 100000 /bin/busybox | wc -c"]).stdout)
     other = sandbox.run("busybox", ["sleep", "1000"], scratch="disk")
@@ -70,6 +69,7 @@ assert sandbox.leftovers() == []
     assert "  remedy: set SEALED_STORE to a folder on ext4, xfs or btrfs, such as a volume" in done.stderr.splitlines()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the namespace of an ordinary account's own has no cgroups")
 def test_the_copys_cost_is_not_the_containers(on_overlayfs: list[str]) -> None:
     run(on_overlayfs, """
 warnings.simplefilter("ignore")
@@ -95,12 +95,13 @@ def test_no_room_for_a_copy_is_said_with_the_remedy(on_overlayfs: list[str], tmp
     done = run(on_overlayfs, f"""
 with Sandbox() as sandbox:
     sandbox.session
-    os.system("mount -o remount,size=1m {tmp_path}")
+    fill, room = open("{tmp_path}/fill", "wb"), os.statvfs("{tmp_path}")
+    os.posix_fallocate(fill.fileno(), 0, room.f_bavail * room.f_bsize - (500 << 10))
     try:
         sandbox.run("busybox", ["true"], scratch="disk")
     except StoreError as error:
         print(error)
-    os.system("mount -o remount,size=50% {tmp_path}")
+    os.truncate(fill.fileno(), 0)
     assert sandbox.run("busybox", ["true"], scratch="disk").wait() == 0
 assert sandbox.leftovers() == []
 """)
@@ -112,8 +113,9 @@ def test_a_removal_during_the_copy_ends_it(on_overlayfs: list[str]) -> None:
     run(on_overlayfs, """
 import threading
 warnings.simplefilter("ignore")
+image = "busybox" if open("/proc/self/setgroups").read() == "deny\\n" else "python"   # the larger, where it is there
 with Sandbox() as sandbox:
-    box = sandbox.run("python", ["sleep", "1000"], scratch="disk", start=False)
+    box = sandbox.run(image, ["sleep", "1000"], scratch="disk", start=False)
     starter = threading.Thread(target=lambda: ended.append(outcome(box)), daemon=True)
     ended = []
     def outcome(box):

@@ -139,6 +139,15 @@ def test_apparmors_restriction_is_answered_by_a_profile_for_this_python(monkeypa
     assert found.remedy.text == "or, until the next boot: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
 
 
+@pytest.mark.parametrize(("label", "profile"), [
+    ("unconfined", ""), ("", ""), ("chromium (unconfined)", ""), ("docker-default (enforce)", "docker-default"), ("mine", "mine")])
+def test_a_profile_that_confines_this_python_is_named(monkeypatch: pytest.MonkeyPatch, label: str, profile: str) -> None:
+    monkeypatch.setattr(namespaces, "_reads", lambda path: label if path.endswith("/current") else "")
+    [found] = namespaces.check(host(), refused("no", "a policy forbids it"))
+    assert found.remedy.text == (
+        f"this Python runs under the AppArmor profile {profile}, which has to allow `userns,`" if profile else "a policy forbids it")
+
+
 def test_the_pages_profile_is_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
     from documents import ROOT
     page = (ROOT / "docs/how-to/hosts/ubuntu.md").read_text()
