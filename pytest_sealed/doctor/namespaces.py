@@ -46,8 +46,8 @@ def try_inside(store: Path) -> Tried:
     except SealedError:
         runs = Path(tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, runs)   # last
         made = stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor.", dir=runs))
-        stack.callback(lambda: _remove_empty(runs))
         for name in ("root", "memory"):
             os.mkdir(f"{made}/{name}")
         disk = stack.enter_context(_beside(store))

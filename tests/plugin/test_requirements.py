@@ -32,8 +32,10 @@ def refused(pytester: pytest.Pytester, *arguments: str) -> str:
 def test_what_is_missing_ends_the_run_before_its_first_test(
         pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, parallel: tuple[str, ...]) -> None:
     monkeypatch.setenv("SEALED_IDS", "single")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(pytester.mkdir("run")))
     text = refused(pytester, "--sealed-require=subuid,network", *parallel)
     assert "ERROR: this run would do without what its suite requires (sealed_require = subuid, network)" in text
+    assert not (pytester.path / "run/pytest-sealed").exists()
     assert "  subuid: SEALED_IDS=single asks for single-id mode\n    remedy: unset SEALED_IDS\n" in text
     assert "network:" not in text
     assert "Traceback" not in text
