@@ -1,7 +1,7 @@
 # One command for each thing. Every target sets up what it needs first: see .ci/setup.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-vm lint bench docs clean
 
 PYTEST  := .venv/bin/python -m pytest
 PYTEST8 := .venv-pytest8/bin/python -m pytest
@@ -9,7 +9,7 @@ SAME    := $(addprefix --ignore=tests/plugin/,test_docs_run.py test_leak_check.p
 SHOP    := cd docs/examples/shop && ../../../.venv/bin/python -m pytest
 
 help:   ## this list
-	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\): *## /  make \1\t/p' Makefile | expand -t 16
 
 demo:   ## set up what is missing, then run the example: a web shop with its own Postgres and Redis for every test
 	@.ci/setup demo
@@ -20,6 +20,10 @@ test:   ## set up what is missing, then run the project's own tests, the plugin'
 	$(PYTEST)
 	$(PYTEST8) tests/plugin $(SAME)
 	$(SHOP)
+
+test-vm:   ## boot other kernels and accounts in virtual machines, and run the tests there
+	@.ci/setup vm
+	$(PYTEST) tests/vm
 
 lint:   ## style, types, import directions, documentation
 	@.ci/setup lint

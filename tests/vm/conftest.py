@@ -85,7 +85,7 @@ class GuestItem(pytest.Item):
         return self.config.stash[MACHINES][self.parent.cell.name]
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        return self.path, None, self.name
+        return self.path, None, f"{self.path.stem}: {self.name}"   # pytest takes the dots of a name that ends the id for those of classes
 
     def runtest(self) -> None:
         raise AssertionError("it runs in a guest")
