@@ -15,6 +15,8 @@ COMMANDS = {
     "build": "build images from recipes",
     "images": "list images",
     "rm": "remove images",
+    "load": "take images from an archive",
+    "save": "write images into an archive",
     "run": "run a container in the foreground",
     "ps": "show live sandboxes and their containers",
     "sweep": "remove what killed sessions left behind",

@@ -28,8 +28,8 @@ class Lines(Progress):
     def note(self, text: str) -> None:
         self._say(text)
 
-    def end(self, name: str, *, built: bool, size: int, seconds: float) -> None:
-        self._say(f"{name}: built, {size / 1e6:.0f} MB in {seconds:.1f} s" if built else f"{name}: up to date")
+    def end(self, name: str, *, built: bool, size: int, seconds: float, verb: str = "built") -> None:
+        self._say(f"{name}: {verb}, {size / 1e6:.0f} MB in {seconds:.1f} s" if built else f"{name}: up to date")
 
     def clear(self) -> None:
         """Make room for a line of somebody else's."""

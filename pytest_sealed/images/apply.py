@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_sealed.errors import ImageError, StoreError
 from pytest_sealed.images.archive import Caps, read_archive
+from pytest_sealed.images.tarsplit import SplitWriter
 from pytest_sealed.images.tree import Tree
 from pytest_sealed.linux.files import syncfs
 
@@ -16,9 +17,9 @@ __all__ = ["explained", "main", "remove"]
 
 
 def main(payload: dict[str, Any]) -> dict[str, Any]:
-    """Fill `target`, a folder that isn't there yet, from the tar in the first fd.
+    """Fill `target`, a folder that isn't there yet, from the tar in the first fd, and the file `split` with what else there is.
 
-    Payload: target, lowers (topmost first), diff_id, and perhaps most_entries and most_bytes.
+    Payload: target, split, lowers (topmost first), diff_id, and perhaps most_entries and most_bytes.
 
     Raises:
         ImageError: the archive is wrong, see `archive`; `target` is removed.
@@ -37,9 +38,10 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
         tree = Tree(root, lowers, None if single else 1)
         count = 0
         highest = 65535 if single else ids["count"] - 1
-        for entry in read_archive(payload["fds"][0], highest_id=highest, diff_id=payload["diff_id"], caps=caps):
-            tree.add(entry)
-            count += 1
+        with SplitWriter(payload["split"]) as split:
+            for entry in read_archive(payload["fds"][0], highest_id=highest, diff_id=payload["diff_id"], caps=caps, split=split):
+                tree.add(entry)
+                count += 1
         tree.close()
         syncfs(root)   # a rename after this never shows files that a power loss has emptied
     except BaseException as error:

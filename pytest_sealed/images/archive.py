@@ -10,13 +10,17 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from pytest_sealed.errors import ImageError
+
+if TYPE_CHECKING:
+    from pytest_sealed.images.tarsplit import SplitWriter
 
 __all__ = ["CAPS", "Caps", "Entry", "read_archive"]
 
 _CHUNK = 1 << 20
+_BLOCK = 512            # bytes; see tar(5)
 _HEADER = 16 << 20      # bytes; the largest single read of a header: a PAX header or a long name
 _LONGEST_PATH = 4095    # bytes, PATH_MAX less the NUL
 _DEEPEST = 256          # folders within folders
@@ -80,9 +84,9 @@ class Entry:
 class _Source:
     """A file that can only be read onwards: hashes all, bounds what tarfile asks for, remembers the last block."""
 
-    def __init__(self, fd: int, most: int) -> None:
-        self._fd, self._most = fd, most
-        self._position = 0
+    def __init__(self, fd: int, most: int, split: SplitWriter | None = None) -> None:
+        self._fd, self._most, self._split = fd, most, split
+        self._position = self._content_end = 0
         self.digest = hashlib.sha256()
         self.last = b""
 
@@ -111,27 +115,40 @@ class _Source:
 
     def _take(self, size: int) -> bytes:
         data = os.read(self._fd, size)
+        if not data and self._position % _BLOCK and self._position >= self._content_end:
+            data = bytes(min(size, _BLOCK - self._position % _BLOCK))   # umoci doesn't fill the last block; no part of the digest
+            self._position += len(data)
+            return data
         self._position += len(data)
         if self._position > self._most:
             raise ImageError(f"the archive is larger than {self._most} bytes")
         self.digest.update(data)
+        if self._split is not None:
+            self._split.raw(data[max(0, self._content_end - self._position + len(data)):])
         return data
+
+    def keep_content(self, path: str, size: int) -> None:
+        """The next `size` bytes are what a file will hold: the split needs no copy of them."""
+        self._content_end = self._position + size
+        if self._split is not None:
+            self._split.content(os.fsencode(path), size)
 
     def drain(self) -> None:
         while self._take(_CHUNK):
             pass
 
 
-def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CAPS) -> Iterator[Entry]:
+def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CAPS, split: SplitWriter | None = None) -> Iterator[Entry]:
     """Yield the entries of the uncompressed tar that `fd` reads; then check its digest, if `diff_id` is given.
 
     Args:
         highest_id: the largest uid and gid that a container has.
+        split: is given what the files won't hold.
 
     Raises:
         ImageError: names the entry and what is wrong with it.
     """
-    source = _Source(fd, caps.size)
+    source = _Source(fd, caps.size, split)
     count = total = 0
     name = ""
     try:
@@ -148,6 +165,8 @@ def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CA
                 raise ImageError(f"the archive unpacks to more than {caps.size} bytes")
             entry = _checked(info, tar, highest_id)
             if entry is not None:
+                if entry.kind == "file" and info.sparse is None:
+                    source.keep_content(entry.path, info.size)
                 yield entry
         if any(source.last):   # tarfile takes a broken or cut header for the end
             raise ImageError(f"a broken header near byte {source.tell()}")

@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING, final
 
 from filelock import FileLock, Timeout
 
+from pytest_sealed.errors import ImageError
 from pytest_sealed.images.folders import Folders, explain
+from pytest_sealed.images.streams import feeding, reading
 from pytest_sealed.runtime.launch import run_inside
 
 if TYPE_CHECKING:
     from pytest_sealed.images.layerfile import WrittenLayer
 
+    _Archive = Callable[[], contextlib.AbstractContextManager[tuple[int, Callable[[], int]]]]
+
 __all__ = ["Chain", "Layers", "chain_id"]
+
+SPLIT = "split.gz"   # what of a layer's tar is in none of its files: see `tarsplit`
 
 
 def chain_id(parent: str, diff_id: str) -> str:
@@ -105,31 +111,74 @@ class Layers:
             ImageError: the archive is wrong, or its digest isn't the layer's.
             StoreError: the store is full.
         """
-        chain = below.plus(layer.diff_id)
+        @contextlib.contextmanager
+        def archive() -> Iterator[tuple[int, Callable[[], int]]]:
+            with open(layer.path, "rb", buffering=0) as file:
+                yield file.fileno(), lambda: layer.size
+        return self._put(below, layer.diff_id, archive, work, layer.size + (layer.size >> 3), lambda: None, **caps)
+
+    def receive(self, below: Chain, diff_id: str, tar: Callable[[], Iterator[bytes]], work: Path, *, estimate: int,
+                waiting: Callable[[], None] = lambda: None) -> Chain:
+        """Do the same with a layer that comes as the pieces of its uncompressed tar.
+
+        Args:
+            tar: is called if the layer isn't there, once nobody else unpacks it.
+            estimate: bytes that it will take.
+            waiting: is called if another process unpacks it.
+        """
+        @contextlib.contextmanager
+        def archive() -> Iterator[tuple[int, Callable[[], int]]]:
+            with feeding(tar()) as (fd, feeder):
+                yield fd, lambda: feeder.count
+        return self._put(below, diff_id, archive, work, estimate, waiting)
+
+    def _put(self, below: Chain, diff_id: str, archive: _Archive, work: Path, needs: int, waiting: Callable[[], None],
+             **caps: int) -> Chain:
+        chain = below.plus(diff_id)
         target = self.path(chain.top).parent
-        with self.lock(chain.top):
-            if target.is_dir():
+        with self.lock(chain.top, waiting):
+            if (target / SPLIT).exists():
                 return chain
-            self._folders.require(layer.size + (layer.size >> 3))
+            self._folders.require(needs)
             made = work / "layer"
             made.mkdir()
-            archive = os.open(layer.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                payload = {"target": f"{made}/fs", "lowers": self.lowers(below), "diff_id": layer.diff_id, **caps}
-                run_inside("pytest_sealed.images.apply", payload, fds=[archive], ids=self._folders.ids)
-                facts = {"diff_id": layer.diff_id, "parent": below.top, "size": layer.size}
-                (made / "layer.json").write_text(json.dumps(facts))
-                _rename(made, target)
+                payload = {"target": f"{made}/fs", "split": f"{made}/{SPLIT}", "lowers": self.lowers(below), "diff_id": diff_id, **caps}
+                with archive() as (fd, size):
+                    run_inside("pytest_sealed.images.apply", payload, fds=[fd], ids=self._folders.ids)
+                (made / "layer.json").write_text(json.dumps({"diff_id": diff_id, "parent": below.top, "size": size()}))
+                if target.is_dir():   # of a version that wrote no splits
+                    os.replace(made / SPLIT, target / SPLIT)
+                else:
+                    _rename(made, target)
             except OSError as error:
                 raise explain(error, self._folders.root) from error
             finally:
-                os.close(archive)
                 self._folders.discard(made)
         return chain
 
+    def tar(self, chain: str, diff_id: str) -> Iterator[bytes]:
+        """Yield the uncompressed tar of the layer with this ChainID, as it was when it was unpacked.
+
+        Raises:
+            ImageError: the layer isn't what it was, or comes from a version that couldn't write it again.
+        """
+        folder = self.path(chain).parent
+        if not (folder / SPLIT).exists():
+            raise ImageError(f"the layer {diff_id} was unpacked by an older version, which kept nothing to write it again from",
+                             remedy="sealed build --fresh NAME, or pull or load the image again")
+        payload = {"fs": f"{folder}/fs", "split": f"{folder}/{SPLIT}"}
+        digest = hashlib.sha256()
+        for data in reading(lambda fd: run_inside("pytest_sealed.images.assemble", payload, fds=[fd], ids=self._folders.ids)):
+            digest.update(data)
+            yield data
+        if f"sha256:{digest.hexdigest()}" != diff_id:
+            raise ImageError(f"the layer {diff_id} is damaged in the store: its files make up sha256:{digest.hexdigest()}",
+                             remedy="sealed rm the images that have it, and make or fetch them again")
+
 
 def _rename(made: Path, target: Path) -> None:
-    for path in (made / "layer.json", made):
+    for path in (made / "layer.json", made / SPLIT, made):
         _sync(path)
     try:
         os.rename(made, target)

@@ -20,5 +20,5 @@ class Progress:
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def end(self, name: str, *, built: bool, size: int, seconds: float) -> None:
-        """An image is there: built now, or up to date before. `size` in bytes."""
+    def end(self, name: str, *, built: bool, size: int, seconds: float, verb: str = "built") -> None:
+        """An image is there: built, loaded or pulled now (`verb`), or up to date before. `size` in bytes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -12,15 +11,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
-from urllib.parse import quote
 
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
-from pytest_sealed.errors import ImageError, ImageNotFound, nearest
+from pytest_sealed.errors import ImageError
+from pytest_sealed.images.blobs import BlobCache
 from pytest_sealed.images.folders import Folders, default_root, explain
-from pytest_sealed.images.image import Image, ImageConfig, config_from_oci, config_to_oci
+from pytest_sealed.images.image import Image, ImageConfig
 from pytest_sealed.images.layers import Chain, Layers
+from pytest_sealed.images.oci_config import config_from_oci, config_to_oci
+from pytest_sealed.images.records import Records, again
+from pytest_sealed.images.reference import digest_of, encode
 
 if TYPE_CHECKING:
     from pytest_sealed.runtime.idmap import IdMap
@@ -45,15 +47,17 @@ class Store:
         self.root = Path(os.path.abspath(root)) if root is not None else default_root()
         self.folders = Folders(self.root, ids)
         self.layers = Layers(self.folders)
+        self.records = Records(self.folders)
+        self.cache = BlobCache(self.root)
 
     def get(self, reference: str) -> Image:
-        """Return the image `reference`.
+        """Return the image `reference`: of exactly that name, else with the tag `latest`, else the one whose longer name ends so.
 
         Raises:
             ImageNotFound: it isn't there; names the nearest one and the command that makes it.
-            ImageError: its record is damaged, or a layer is missing.
+            ImageError: its record is damaged, a layer is missing, or several longer names end so.
         """
-        return self._load(reference, self._record(reference))
+        return self._load(*self.records.lookup(reference))
 
     def images(self) -> list[Image]:
         """Return all images by name; those that can't be read are left out."""
@@ -65,43 +69,68 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the references of all images, sorted."""
-        try:
-            entries = os.listdir(self.folders.images)
-        except OSError:
-            return []
-        from urllib.parse import unquote
-        return sorted(unquote(name.removesuffix(".json")) for name in entries if name.endswith(".json"))
+        return self.records.names()
 
     def recipe_key(self, reference: str) -> str:
         """Return what the image was built from, as a digest; empty: unknown, or no such image."""
         try:
-            return str(self._record(reference).get("key", ""))
+            return str(self.records.get(reference).get("key", ""))
         except ImageError:
             return ""
 
     def digest(self, reference: str) -> str:
         """Return the digest of the image; empty: there is none."""
         try:
-            return str(self._record(reference).get("manifest", ""))
+            return str(self.records.get(reference).get("manifest", ""))
         except ImageError:
             return ""
 
     def add(self, reference: str, chain: Chain, config: ImageConfig, *, architecture: str, key: str = "") -> Image:
         """Put an image whose layers are in the store under a name, in place of one that had it."""
         sizes = [self.layers.size(one) for one in chain.ids]
-        body = _encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids)))
-        manifest = _encode({
+        body = encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids)))
+        manifest = encode({
             "schemaVersion": 2, "mediaType": _MANIFEST,
-            "config": {"mediaType": _CONFIG, "digest": _digest(body), "size": len(body)},
+            "config": {"mediaType": _CONFIG, "digest": digest_of(body), "size": len(body)},
             "layers": [{"mediaType": _LAYER, "digest": diff_id, "size": size} for diff_id, size in zip(chain.diff_ids, sizes, strict=True)],
         })
         try:
-            for data in (body, manifest):
-                self._write(self.folders.blobs / _digest(data).removeprefix("sha256:"), data)
-            self._put_record(reference, {"manifest": _digest(manifest), "key": key, "created": time.time()})
+            self.records.put_blob(body)
+            self.records.put_blob(manifest)
+            self.records.put(reference, {"manifest": digest_of(manifest), "key": key, "created": time.time()})
         except OSError as error:
             raise explain(error, self.root) from error
         return self.get(reference)
+
+    def put(self, reference: str, manifest: bytes, config: bytes, chain: Chain, *, source: str, index: str = "") -> Image:
+        """Put an image from elsewhere, whose layers are in the store, under a name, in place of one that had it.
+
+        Args:
+            manifest: as it came, and checked, with `config`.
+            source: where it came from, for people.
+            index: digest of the index that led to it; empty: none did.
+
+        Raises:
+            ImageError: its config can't be understood.
+        """
+        size = sum(self.layers.size(one) for one in chain.ids)
+        try:
+            self.records.put_blob(config)
+            self.records.put(reference, {"manifest": self.records.put_blob(manifest), "key": "", "created": time.time(), "size": size,
+                                         "source": source, "index": index})
+        except OSError as error:
+            raise explain(error, self.root) from error
+        return self.get(reference)
+
+    def documents(self, reference: str) -> tuple[str, bytes, bytes]:
+        """Return an image's full name, its manifest and its config, as they came or were made.
+
+        Raises:
+            ImageNotFound, ImageError: as `get`.
+        """
+        image = self.get(reference)
+        manifest = self.records.blob(image.digest)
+        return image.reference, manifest, self.records.blob(json.loads(manifest)["config"]["digest"])
 
     def tag(self, reference: str, name: str) -> Image:
         """Give the image `reference` another name as well.
@@ -109,9 +138,9 @@ class Store:
         Raises:
             ImageNotFound: there is no such image.
         """
-        record = self._record(reference)
+        _, record = self.records.lookup(reference)
         try:
-            self._put_record(name, {**record, "key": ""})
+            self.records.put(name, {**record, "key": ""})
         except OSError as error:
             raise explain(error, self.root) from error
         return self.get(name)
@@ -123,13 +152,14 @@ class Store:
             ImageNotFound: there is no such image.
             ImageError: a container uses it.
         """
-        digest = str(self._record(reference)["manifest"])
+        reference, record = self.records.lookup(reference)
+        digest = str(record["manifest"])
         with self.building(exclusive=True), self._flock(f"image-{digest.removeprefix('sha256:')}", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
             others = [name for name in self.names() if name != reference and self.digest(name) == digest]
             if not free and not others:
                 raise ImageError(f"image {reference!r} is used by a running container",
                                  remedy="end the test run that `sealed ps` shows, and try again")
-            os.unlink(self._path(reference))
+            os.unlink(self.records.path(reference))
             return self.prune()
 
     def prune(self) -> int:
@@ -138,7 +168,7 @@ class Store:
         used_blobs: set[str] = set()
         for name in self.names():
             with contextlib.suppress(ImageError):
-                digest, manifest, config = self._blobs(self._record(name))
+                digest, manifest, config = self.records.documents(self.records.get(name))
                 used_blobs |= {digest, manifest["config"]["digest"]}
                 used_layers |= set(Chain(tuple(config["rootfs"]["diff_ids"])).ids)
         freed, doomed = 0, []
@@ -156,7 +186,7 @@ class Store:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 if not self.layers.has(Chain(tuple(json.loads(path.read_text())["diff_ids"]))):
                     path.unlink()
-        return freed
+        return freed + self.cache.prune()
 
     @contextlib.contextmanager
     def lease(self, image: Image) -> Iterator[None]:
@@ -190,78 +220,14 @@ class Store:
         finally:
             os.close(fd)
 
-    # records and blobs
-
-    def _path(self, reference: str) -> Path:
-        return self.folders.images / f"{quote(reference, safe='')}.json"
-
-    def _record(self, reference: str) -> dict[str, Any]:
-        try:
-            record = json.loads(self._path(reference).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise self._not_found(reference) from None
-        except OSError as error:
-            raise explain(error, self.root) from error
-        except ValueError as error:
-            raise ImageError(f"the record of image {reference!r} is damaged", remedy=f"sealed build {reference}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("manifest"), str):
-            raise ImageError(f"the record of image {reference!r} is damaged", remedy=f"sealed build {reference}")
-        return record
-
-    def _not_found(self, reference: str) -> ImageNotFound:
-        from pytest_sealed.images.finder import recipe_names
-        recipes = recipe_names()
-        there = f"the store {self.root} has no image {reference!r}"
-        if reference in recipes:
-            return ImageNotFound(there, remedy=f"sealed build {reference}")
-        hint = nearest(reference, [*self.names(), *recipes])
-        return ImageNotFound(there + hint, remedy=(
-            f"`sealed images` lists those there are; `sealed build NAME` makes one of {', '.join(recipes) or 'your own recipes'}"))
-
-    def _blobs(self, record: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        digest = record["manifest"]
-        manifest = self._read(digest)
-        return digest, manifest, self._read(manifest["config"]["digest"])
-
     def _load(self, reference: str, record: dict[str, Any]) -> Image:
         try:
-            digest, manifest, config = self._blobs(record)
+            digest, manifest, config = self.records.documents(record)
             chain = Chain(tuple(config["rootfs"]["diff_ids"]))
-            size = sum(row["size"] for row in manifest["layers"])
+            size = int(record["size"]) if "size" in record else sum(row["size"] for row in manifest["layers"])
         except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ImageError(f"image {reference!r} is damaged in the store: {error}", remedy=f"sealed build {reference}") from error
+            raise ImageError(f"image {reference!r} is damaged in the store: {error}", remedy=again(reference, record)) from error
         if not self.layers.has(chain):
-            raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=f"sealed build {reference}")
+            raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=again(reference, record))
         return Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
-                     config=config_from_oci(config), size=size, created=float(record.get("created", 0)))
-
-    def _read(self, digest: str) -> dict[str, Any]:
-        data = (self.folders.blobs / digest.removeprefix("sha256:")).read_bytes()
-        if _digest(data) != digest:
-            raise ValueError(f"the blob {digest} has other content")
-        value = json.loads(data)
-        if not isinstance(value, dict):
-            raise ValueError(f"the blob {digest} is no object")
-        return value
-
-    def _put_record(self, reference: str, record: dict[str, Any]) -> None:
-        self._write(self._path(reference), _encode(record), again=True)
-
-    def _write(self, path: Path, data: bytes, *, again: bool = False) -> None:
-        """Write a file so that others see all of it or nothing."""
-        if path.exists() and not again:
-            return
-        with self.folders.workspace() as work:
-            with open(work / "file", "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(work / "file", path)
-
-
-def _encode(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+                     config=config_from_oci(config, ours=not record.get("source")), size=size, created=float(record.get("created", 0)))

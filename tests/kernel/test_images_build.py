@@ -36,7 +36,7 @@ class Heard(Progress):
     def stage(self, text: str) -> None:
         self.stages.append(text)
 
-    def end(self, name: str, *, built: bool, size: int, seconds: float) -> None:
+    def end(self, name: str, *, built: bool, size: int, seconds: float, verb: str = "built") -> None:
         self.built[name] = built
 
 

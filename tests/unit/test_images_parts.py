@@ -16,10 +16,11 @@ from pytest_sealed.images.accounts import find_account, write_accounts
 from pytest_sealed.images.apt_sources import sources_for
 from pytest_sealed.images.debs import is_slim
 from pytest_sealed.images.globs import Matcher, translate
-from pytest_sealed.images.image import ImageConfig, config_from_oci
+from pytest_sealed.images.image import ImageConfig
 from pytest_sealed.images.inputs import digest_of, place_files
 from pytest_sealed.images.layerfile import LayerFile
 from pytest_sealed.images.look import read_text, real_name
+from pytest_sealed.images.oci_config import config_from_oci
 from pytest_sealed.images.recipe import Account, load_recipe
 from pytest_sealed.images.wheels import Wheels
 
