@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Example", "anchors", "examples", "links", "pages", "projects"]
+__all__ = ["FENCE", "ROOT", "Example", "anchors", "examples", "links", "pages", "projects"]
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)

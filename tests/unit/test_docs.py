@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import re
 import subprocess
@@ -10,8 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import ROOT, Example, anchors, examples, links, pages
+from documents import FENCE, ROOT, Example, anchors, examples, links, pages
 
+import pytest_sealed
+from pytest_sealed import ExecResult, Limits, Mount, Stats, Tmpfs, services
+from pytest_sealed.sandbox import HostReport
 from pytest_sealed.spec import ContainerOptions
 
 PYTHON = examples("python")
@@ -92,6 +96,15 @@ def test_every_option_of_the_plugin_has_a_place_in_the_reference() -> None:
     assert declared
     for name in declared:
         assert f"`{name}`" in page or f"`{name} " in page, f"{name} is not in docs/reference/pytest.md"
+
+
+def test_every_public_name_and_field_has_a_place_in_the_reference() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "docs/reference").glob("*.md"))
+    quoted = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", FENCE.sub("", text)))))
+    names = {*pytest_sealed.__all__, *services.__all__}
+    for kind in (ExecResult, HostReport, Limits, Mount, Stats, Tmpfs):
+        names |= {field.name for field in dataclasses.fields(kind)}
+    assert names - quoted == set()
 
 
 def test_every_environment_variable_of_ours_has_a_place_in_the_reference() -> None:
