@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -203,15 +204,26 @@ def _describe(step: Step) -> str:
 
 
 def requirements_of(recipe: Recipe) -> str:
+    """Return the text of a recipe's requirements: all that decides on them, so that a change of it is noticed.
+
+    Raises:
+        RecipeError: the file can't be read, or it names another one.
+    """
     if recipe.python is None:
         return ""
-    if not recipe.python.file:
-        return "\n".join(recipe.python.requirements)
-    try:
-        with open(recipe.resolve(("python", "requirements"), recipe.python.file), encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise recipe.error(("python", "requirements"), f"{recipe.python.file} can't be read: {error}") from error
+    key = ("python", "requirements")
+    text = "\n".join(recipe.python.requirements)
+    if recipe.python.file:
+        try:
+            with open(recipe.resolve(key, recipe.python.file), encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise recipe.error(key, f"{recipe.python.file} can't be read: {error}") from error
+    other = re.search(r"(?m)^\s*(?:-[rc]|--requirement|--constraint).*$", text)
+    if other:
+        raise recipe.error(key, f"{other[0].strip()!r}: requirements that are in another file aren't read",
+                           remedy="put all lines into one file, for example by `uv pip compile` or `pip-compile`")
+    return text
 
 
 def hash_of(facts: list[Any]) -> str:

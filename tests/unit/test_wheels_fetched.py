@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from packaging.markers import default_environment
 
 from pytest_sealed.errors import ImageError, RecipeError
+from pytest_sealed.images.construct import requirements_of
 from pytest_sealed.images.interpreter import ASK, Interpreter, interpreter_from
 from pytest_sealed.images.recipe import load_recipe
 from pytest_sealed.images.wheels import fetch_wheels
@@ -120,3 +121,16 @@ def test_an_environment_without_pip_says_how_to_get_it(index: Path, monkeypatch:
     with pytest.raises(ImageError, match="needs pip in this environment") as caught:
         fetched(index, OWN, "pinned")
     assert caught.value.remedy == f"{bare}/bin/python -m ensurepip"
+
+
+@pytest.mark.parametrize("line", ["-r base.txt", "-rbase.txt", "--requirement=base.txt", "  -c pins.txt", "--constraint pins.txt"])
+def test_requirements_in_another_file_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "image.toml").write_text('schema = 1\nname = "x"\n[base]\nimage = "python"\n[python]\nrequirements = "needs.txt"\n')
+    needs = tmp_path / "needs.txt"
+    needs.write_text("flask-r==1.0   # -r is no option here\n")
+    recipe = load_recipe(str(tmp_path))
+    assert requirements_of(recipe) == needs.read_text()
+    needs.write_text(f"flask==3.0\n{line}\n")
+    with pytest.raises(RecipeError, match=r"image\.toml:6: .*requirements that are in another file aren't read") as caught:
+        requirements_of(recipe)
+    assert line.strip() in caught.value.message
