@@ -8,7 +8,7 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -376,10 +376,19 @@ class Container:
             OSError: the real answer, such as ConnectionRefusedError.
             NetworkError: its networks were closed.
         """
+        network, address = self._place()
+        return network.connect(address, port, timeout=timeout)
+
+    def begin_connect(self, port: int) -> socket.socket:
+        """Return a non-blocking socket that is connecting, as `Network.begin_connect`."""
+        network, address = self._place()
+        return network.begin_connect(address, port)
+
+    def _place(self) -> tuple[Network, str]:
         if not self.networks:
             raise SpecError(f"container {self.name!r} has no network to connect in", remedy="leave network= out")
         address = self.address
-        return next(network for network in self.networks if not network.closed).connect(address, port, timeout=timeout)
+        return next(network for network in self.networks if not network.closed), address
 
     def exec(self, command: Sequence[str], *, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None,
              user: str | int | None = None, workdir: str | None = None, timeout: float | None = None, check: bool = False,
@@ -405,6 +414,11 @@ class Container:
             check_seconds("timeout", timeout)
         return execution.run_exec(self, self._session, self.exec_request(command, env=env, user=user, workdir=workdir),
                                   stdin=stdin, timeout=timeout, check=check, max_output=parse_size(max_output, "max_output"))
+
+    def exec_in_slices(self, command: Sequence[str], *, timeout: float, length: float) -> Generator[None, None, ExecResult]:
+        """Run a command as `exec` does, by a generator that runs for `length` seconds at a time; closing it kills the command."""
+        self._life.require_started()
+        return execution.exec_in_slices(self, self._session, self.exec_request(command), timeout=timeout, length=length)
 
     def exec_request(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, user: str | int | None = None,
                      workdir: str | None = None, tty: bool = False) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import select
 import shlex
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_sealed.container import Container
     from pytest_sealed.runtime.client import Session
 
-__all__ = ["MOST_OUTPUT", "ExecResult", "run_exec"]
+__all__ = ["MOST_OUTPUT", "ExecResult", "exec_in_slices", "run_exec"]
 
 MOST_OUTPUT = 16 << 20   # bytes of each stream that a caller gets unless it says otherwise
 _PIECE = 1 << 16
@@ -55,6 +56,22 @@ class ExecResult:
 def run_exec(container: Container, session: Session, request: dict[str, Any], *, stdin: str | bytes | None, timeout: float | None,
              check: bool, max_output: int = MOST_OUTPUT) -> ExecResult:
     """Run a command; see `Container.exec`."""
+    run = exec_in_slices(container, session, request, stdin=stdin, timeout=timeout, max_output=max_output)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            result: ExecResult = end.value
+            break
+    if check and result.exit_code != 0:
+        raise ContainerFailed(f"{shlex.join(request['argv'])} in container {container.name!r} exited with code {result.exit_code}"
+                              f"{_said(result.stderr_bytes or result.stdout_bytes)}")
+    return result
+
+
+def exec_in_slices(container: Container, session: Session, request: dict[str, Any], *, stdin: str | bytes | None = None,
+                   timeout: float | None, max_output: int = MOST_OUTPUT, length: float | None = None) -> Generator[None, None, ExecResult]:
+    """Run a command, and yield after each `length` seconds (None: not before its end); return what it left."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     with contextlib.ExitStack() as ends:
         with contextlib.ExitStack() as theirs:
@@ -66,14 +83,19 @@ def run_exec(container: Container, session: Session, request: dict[str, Any], *,
             channel = ends.enter_context(session.open("exec", [stdin_fd, out.write, err.write], **request))
             pump = ends.enter_context(_Pump(channel.socket.fileno(), feed_fd, data or b"", out.read, err.read))
         deadline = None if timeout is None else time.monotonic() + timeout
+        until = _until(deadline, length)
         end: dict[str, Any] | None = None
         while end is None:
-            in_time = pump.step(deadline)
+            in_time = pump.step(until)
             _require_bounded(pump, max_output, container, request)
+            if not in_time and until != deadline:
+                yield
+                until = _until(deadline, length)
+                continue
             if not in_time:
                 command = shlex.join(request["argv"])
                 raise ExecTimeout(f"the command {command} in container {container.name!r} ran longer than {timeout:g} s and was killed"
-                                  f"{_said(pump)}", remedy="give exec() a longer timeout=")
+                                  f"{_said(pump.err or pump.out)}", remedy="give exec() a longer timeout=")
             if pump.answered:
                 received = channel.receive()
                 if received is None:
@@ -85,10 +107,14 @@ def run_exec(container: Container, session: Session, request: dict[str, Any], *,
         pump.drain()
         _require_bounded(pump, max_output, container, request)
     code = end["code"] if end["code"] is not None else 128 + end["signal"]
-    result = ExecResult(exit_code=code, stdout_bytes=bytes(pump.out), stderr_bytes=bytes(pump.err))
-    if check and code != 0:
-        raise ContainerFailed(f"{shlex.join(request['argv'])} in container {container.name!r} exited with code {code}{_said(pump)}")
-    return result
+    return ExecResult(exit_code=code, stdout_bytes=bytes(pump.out), stderr_bytes=bytes(pump.err))
+
+
+def _until(deadline: float | None, length: float | None) -> float | None:
+    """Return when a slice of `length` seconds is over, which is by the deadline."""
+    if length is None:
+        return deadline
+    return min(time.monotonic() + length, float("inf") if deadline is None else deadline)
 
 
 def _require_bounded(pump: _Pump, most: int, container: Container, request: dict[str, Any]) -> None:
@@ -121,8 +147,8 @@ def _not_started(container: Container, request: dict[str, Any], error: dict[str,
     return ContainerFailed(f"exec in container {container.name!r}: {text}")
 
 
-def _said(pump: _Pump) -> str:
-    text = (pump.err or pump.out)[-_SAID:].decode("utf-8", "replace").strip()
+def _said(output: bytes | bytearray) -> str:
+    text = output[-_SAID:].decode("utf-8", "replace").strip()
     return "\n  it said:\n" + "\n".join(f"    {line}" for line in text.splitlines()[-20:]) if text else ""
 
 

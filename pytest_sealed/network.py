@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import zlib
@@ -77,11 +78,7 @@ class Network:
             OSError: the real answer, such as ConnectionRefusedError.
             NetworkError: the network was closed.
         """
-        tcp(port)
-        self._require_open()
-        address = self.address(host)
-        _, (fd,) = self._session.request("socket", network=self.id)
-        connection = socket.socket(fileno=fd)
+        address, connection = self._socket(host, port)
         try:
             connection.settimeout(timeout)
             connection.connect((address, port))
@@ -89,6 +86,23 @@ class Network:
             connection.close()
             raise
         return connection
+
+    def begin_connect(self, host: str, port: int) -> socket.socket:
+        """Return a non-blocking socket that is connecting; when it is ready, SO_ERROR has the answer. See connect(2)."""
+        address, connection = self._socket(host, port)
+        connection.setblocking(False)
+        error = connection.connect_ex((address, port))
+        if error not in (0, errno.EINPROGRESS):
+            connection.close()
+            raise OSError(error, os.strerror(error))
+        return connection
+
+    def _socket(self, host: str, port: int) -> tuple[str, socket.socket]:
+        tcp(port)
+        self._require_open()
+        address = self.address(host)
+        _, (fd,) = self._session.request("socket", network=self.id)
+        return address, socket.socket(fileno=fd)
 
     def address(self, host: str) -> str:
         """Return the address of a container's name or alias here; an address is returned as it is."""

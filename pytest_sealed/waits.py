@@ -189,7 +189,7 @@ def all_of(*conditions: Wait) -> AllOf:
 
 
 def any_of(*conditions: Wait) -> AnyOf:
-    """Wait until one of the conditions holds."""
+    """Wait until one of the conditions holds. One that takes long to look for, but for a `probe`, holds up no other."""
     return AnyOf(_some("any_of", conditions))
 
 

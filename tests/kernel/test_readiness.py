@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import threading
 
 import pytest
-from boxes import EITHER_IDS, FOREVER, idle, sh
+from boxes import EITHER_IDS, FOREVER, eventually, idle, sh
 
 from pytest_sealed import (
     Container,
@@ -119,6 +120,45 @@ def test_a_handle_waits_for_what_one_likes(sandbox: Sandbox) -> None:
     container.wait_for_http(80, "/hostname")
     container.wait_for_http(80, "/", status=404)
     container.wait_for_exec(["wget", "-q", "-O", "-", "http://localhost/hostname"])
+
+
+# ---------------------------------------------------------------- several conditions
+
+
+HANGS = ["sh", "-c", "nc -ll -p 80 -e sh -c 'echo >> /looks; exec sleep 1000000' & nc -ll -p 81 -e true & exec sleep 1000000"]
+HANGING = command("sh", "-c", "echo >> /looks; exec sleep 1000000")
+
+
+def counted(container: Container, needed: int) -> str | None:
+    """Hold at the look after `needed` others."""
+    container.tries = tries = getattr(container, "tries", -1) + 1   # type: ignore[attr-defined]
+    return None if tries == needed else f"look {tries}"
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("slow", [http(80), HANGING, all_of(tcp(81), http(80)), all_of(command("true"), HANGING), any_of(http(80), tcp(1)),
+                                  any_of(any_of(HANGING))], ids=str)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_look_that_takes_long_holds_up_no_other(sandbox: Sandbox, slow: Wait, first: bool) -> None:
+    container = sandbox.run("busybox", HANGS, name="web", wait=tcp(81))
+    quick = probe(lambda container: counted(container, 10), "ten looks")
+    container.wait_for(any_of(slow, quick) if first else any_of(quick, slow), timeout=LONG)
+    assert container.read_text("/looks") == "\n"   # all within the first of the slow ones
+    if slow in (HANGING, any_of(any_of(HANGING))):
+        eventually(lambda: "1000000" not in sh(container, "ps | grep -v sh | grep -v '1 root'"), "what was given up is killed")
+
+
+def test_what_takes_long_counts_when_it_holds(sandbox: Sandbox) -> None:
+    container = sandbox.run("busybox", FOREVER)
+    slowly = command("sh", "-c", "sleep 0.5; echo done > /done")
+    container.wait_for(any_of(tcp(80), slowly, log("never")), timeout=LONG)
+    assert container.read_text("/done") == "done\n"
+
+
+def test_of_several_each_last_answer_is_told(sandbox: Sandbox) -> None:
+    container = sandbox.run("busybox", HANGS, name="web", wait=tcp(81))
+    answers = said(container, any_of(http(80), tcp(1), all_of(tcp(81), HANGING)), 0.5).splitlines()[0].split("the last answer was: ")[1]
+    assert re.fullmatch(r"port 80: timed out; port 1: Connection refused; it had not ended after 0\.[45]\d* s, and was killed", answers)
 
 
 # ---------------------------------------------------------------- it ends first
