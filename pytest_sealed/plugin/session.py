@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import pytest
 
-from pytest_sealed.errors import HostUnsupported, SealedError, no_linux
+from pytest_sealed.errors import HostUnsupported, SealedError, SpecError, no_linux
 from pytest_sealed.plugin import closure, options
 from pytest_sealed.plugin.unsupported import require_linux
 
@@ -199,7 +199,11 @@ class Run:
         node, fixture = request.node, str(request.fixturename)
         sandbox = self.sandbox(node)
         if spec.name is None:
-            spec = spec.replace(name=host_name(fixture))
+            try:
+                spec = spec.replace(name=host_name(fixture))
+            except SpecError:
+                raise SpecError(f"the container of the fixture {fixture!r} can't have its name: it is no host name",
+                                remedy='give it one of letters, digits and "-": name="…" in its spec') from None
         own = sandbox.network() if spec.networks is None else None
         joins = _wider_networks(node, closure.dependencies(request, needs)) if own is not None else ()
         container: Container = sandbox.plan(spec, joins=joins)

@@ -65,6 +65,17 @@ def test_names(_db, other, cache):
 """)
 
 
+def test_a_fixture_whose_name_is_no_host_name_needs_a_name_in_its_spec(pytester: pytest.Pytester) -> None:
+    text = run(pytester, """
+größe = container_fixture(box())
+länge = container_fixture(box(name="laenge"))
+def test_wrong(größe): pass
+def test_right(länge): assert länge.name == "laenge"
+""", passed=1, errors=1).stdout.str()
+    assert "SpecError: the container of the fixture 'größe' can't have its name: it is no host name" in text
+    assert 'name="…" in its spec' in text
+
+
 def test_a_container_is_ready_and_set_up_before_anything_sees_it(pytester: pytest.Pytester) -> None:
     run(pytester, """
 def prepare(handle):
