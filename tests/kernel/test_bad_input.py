@@ -55,7 +55,7 @@ CASES: list[tuple[str, Bad, type[SealedError], str, str]] = [
     ("an unknown tag", lambda sandbox: sandbox.run("busybox:9"), ImageNotFound,
      "has no image 'busybox:9', did you mean 'busybox'?", "`sealed images`"),
     ("no image", lambda sandbox: sandbox.run(""), SpecError, "'' names no image", "sealed images"),
-    ("nothing to run", lambda sandbox: sandbox.run(None), SpecError, "None names no image", "sealed images"),  # type: ignore[arg-type]
+    ("nothing to run", lambda sandbox: sandbox.run(None), SpecError, "None names no image", "sealed images"),  # type: ignore[call-overload]
     ("a size with no such unit", run(memory="12Q"), SpecError, "memory='12Q' is no size: the units are b, k, m, g and t (powers of 1024)",
      'for example memory="64M"'),
     ("no memory", run(memory=0), SpecError, "memory=0 must be above zero", "leave memory out for no limit"),

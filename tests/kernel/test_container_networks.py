@@ -264,7 +264,7 @@ def test_a_name_belongs_to_one(sandbox: Sandbox) -> None:
     with network.listen(80, name="Hook"):
         for options in ({"name": "hook"}, {"aliases": ["HOOK"]}):
             with pytest.raises(SpecError) as caught:
-                idle(sandbox, **options)   # type: ignore[arg-type]
+                idle(sandbox, **options)
             assert "belongs to a listener of network 'default'" in caught.value.message
             assert caught.value.remedy == "give name= another, or listen() under another"
         assert idle(sandbox, network=sandbox.network("other"), name="hook").name == "hook"

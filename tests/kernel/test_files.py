@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, EITHER_SCRATCH, Scratch, idle, sh
@@ -218,9 +219,11 @@ def test_a_file_copied_to_a_folder_of_the_container_keeps_its_name(sandbox: Sand
 def test_who_or_what_a_copy_cannot_belong_to_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     container = idle(sandbox)
     (tmp_path / "file").write_text("of the host")
+    ways: list[Callable[[Any], object]] = [
+        lambda user: container.put(tmp_path, "/srv", user=user), lambda user: container.put(tmp_path / "file", "/f", user=user),
+        lambda user: container.write_text("/f", "", user=user)]
     for user in (-1, 65536, "nobody", True, None):
-        for put in (lambda user: container.put(tmp_path, "/srv", user=user), lambda user: container.put(tmp_path / "file", "/f", user=user),
-                    lambda user: container.write_text("/f", "", user=user)):
+        for put in ways:
             with pytest.raises(SpecError, match=f"user={user!r} can't own a copy\n  remedy: give a uid of the container"):
                 put(user)
     for mode in ("644", -1, 0o10000):
