@@ -38,7 +38,7 @@ def become(system: str) -> None:
             for name in names:
                 module.__dict__.pop(name, None)
     if system == "win32":
-        sys.modules.update(dict.fromkeys(_UNIX_MODULES))  # type: ignore[arg-type]  (None: an import fails)
+        sys.modules.update(dict.fromkeys(_UNIX_MODULES))  # type: ignore[arg-type]  # None: an import fails
 
         class PyDLL(ctypes.PyDLL):
             def __init__(self, name: str | None, *arguments: object, **options: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -457,7 +458,9 @@ def test_whatever_is_given_is_taken_or_refused_with_a_remedy(key: str) -> None:
 
 
 def test_an_init_and_one_process_do_not_go_together() -> None:
-    for make in (lambda: spec(init=True, pids=1), lambda: spec(init=True).replace(pids=1), lambda: spec(pids=1).replace(init=True)):
+    ways: list[Callable[[], object]] = [
+        lambda: spec(init=True, pids=1), lambda: spec(init=True).replace(pids=1), lambda: spec(pids=1).replace(init=True)]
+    for make in ways:
         with pytest.raises(SpecError, match=r"init=True needs two processes, and pids=1 allows one\n  remedy: give pids=2"):
             make()
     assert spec(init=True, pids=2).init
