@@ -115,7 +115,7 @@ class Loader:
         try:
             rows = json.loads(read_small(source, "manifest.json", LARGEST))
         except (ValueError, RecursionError) as error:
-            raise ImageError(f"{what} is no JSON: {str(error) or 'nested too deeply'}") from error
+            raise ImageError(f"{what} is no JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}") from error
         if not isinstance(rows, list) or not rows or len(rows) > _MOST:
             raise ImageError(f"{what} lists no images")
         for row in rows:

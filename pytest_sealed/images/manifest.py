@@ -145,7 +145,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
         if data.lstrip()[:1] == b"<":
             raise ImageError(f"{what} is a web page, no JSON: a login page, perhaps",
                              remedy="check the registry's name, and the proxy in HTTPS_PROXY") from error
-        raise ImageError(f"{what} is no JSON: {str(error) or 'nested too deeply'}") from error
+        raise ImageError(f"{what} is no JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}") from error
     if not isinstance(value, dict):
         raise ImageError(f"{what} is no JSON object")
     return value
