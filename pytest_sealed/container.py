@@ -344,8 +344,8 @@ class Container:
         """Stop it and run its command again: same files, names, addresses and ports; wait until it is ready."""
         self.stop(timeout)
         self.started_position = self.log_position()
-        self._life.again()
         self._session.request("restart", container=self.id)
+        self._life.again()   # not before: a restart that is refused leaves the end as it was
         self._take_start()
         condition = self._condition()
         if condition is not None:
@@ -454,9 +454,9 @@ class Container:
         Args:
             flush: False: those that are in the log already, rather than all that has been written until now.
         """
-        if flush:
-            self._flush()
-        return spool.read(self._log_path, since=since)
+        lost = self._flush() if flush else 0
+        records = spool.read(self._log_path, since=since)
+        return [*records, spool.loss(lost, records[-1].end if records else since)] if lost else records
 
     def log_position(self) -> int:
         """Return the present end of the log, for `logs(since=…)`."""
@@ -467,9 +467,11 @@ class Container:
     def _log_path(self) -> Path:
         return self._session.run_dir / "logs" / self.id
 
-    def _flush(self) -> None:
+    def _flush(self) -> int:
+        """Have all that was written until now in the log; return how many bytes there was no space for."""
         if self._life.asked and not self._life.removed and self._session.alive:
-            self._session.request("flush", container=self.id)
+            return int(self._session.request("flush", container=self.id)[0]["lost"])
+        return 0
 
     def stats(self) -> Stats:
         """Return what it has used.

@@ -29,6 +29,7 @@ from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_s
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.launch import ScopeUnavailable, start_supervisor
 from pytest_sealed.runtime.protocol import Channel, pair
+from pytest_sealed.runtime.room import is_full, no_room
 
 __all__ = ["Session", "error_from", "run_root", "site"]
 
@@ -85,7 +86,12 @@ class Session:
         self._ends = contextlib.ExitStack()
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._ends.close)
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                if is_full(error):
+                    raise no_room(str(self.run_dir)) from error
+                raise
             on_failure.pop_all()
         atexit.register(self.close)
 
@@ -144,6 +150,10 @@ class Session:
                 return
             except FileNotFoundError:   # another session, the last one, has just removed the empty folder
                 run_root()
+            except OSError:
+                with contextlib.suppress(OSError):   # other sessions are in there
+                    self.run_dir.parent.rmdir()
+                raise
 
     @staticmethod
     def _made(path: Path) -> Path:
@@ -207,23 +217,26 @@ class Session:
                                               remedy="use it within its `with` block or fixture")
         if readable_fd(self._pidfd, 1.0):   # its socket closes before it is dead
             failure = self._failure()
+            if failure.get("full"):
+                return no_room(str(self.run_dir))
             if failure:
-                return InternalError(f"the supervisor of this session failed, and all its containers with it\n{failure}".rstrip())
+                return InternalError("the supervisor of this session failed, and all its containers with it\n"
+                                     f"{failure.get('failed', '')}".rstrip())
             return ContainerFailed("the supervisor of this session was killed, and all its containers with it",
                                    remedy="run the tests again; if nobody killed it, look for an OOM kill in `dmesg`")
         log = self.run_dir / "supervisor.log"
         text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         return InternalError(f"the supervisor closed the connection\n{text}".rstrip())
 
-    def _failure(self) -> str:
-        """Return the traceback that the supervisor left on its end; nothing if it was killed."""
+    def _failure(self) -> dict[str, Any]:
+        """Return what the supervisor left on its end, {"failed": traceback, "full"}; nothing if it was killed."""
         for _ in range(2):   # a request that it never read is a reset first, see unix(7); what it said comes afterwards
             try:
                 received = self._channel.receive(peek=True) if readable(self._channel.socket, 0) else None
             except OSError:
                 continue
-            return str(received[0].get("failed", "")) if received else ""
-        return ""
+            return received[0] if received else {}
+        return {}
 
     @property
     def alive(self) -> bool:

@@ -15,6 +15,7 @@ from pytest_sealed.runtime.copied import copy_for
 from pytest_sealed.runtime.plan import Facts, plan
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.records import ContainerRecord
+from pytest_sealed.runtime.room import require_room
 from pytest_sealed.runtime.scratch import SmallFolders, remove_tree
 
 TYPE_CHECKING = False
@@ -67,6 +68,8 @@ class Containers:
         if request["id"] in self._records:
             raise SpecError(f"there is a container {request['id']} already")
         self._s.forwarder.require()   # nobody would read its output, and it would end by SIGPIPE
+        if not request["tty"] and not request["stdio"]:
+            require_room(self._s.run_dir)
         record = ContainerRecord(request, channel)
         self._records[record.id] = record
         for port in request["ports"]:
@@ -84,6 +87,7 @@ class Containers:
         if record.state != "stopped":
             raise SpecError(f"container {record.request['name']} is {record.state}", remedy="stop() it first")
         self._s.forwarder.require()
+        require_room(self._s.run_dir)
         record.become("creating")
         record.exit = record.failure = None
         answer(reply, {})

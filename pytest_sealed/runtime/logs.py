@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pytest_sealed.runtime.forward.record import MAGIC, RECORD, SEGMENT, SEGMENT_MAGIC, STREAMS
+from pytest_sealed.runtime.forward.record import LOSS, MAGIC, RECORD, SEGMENT, SEGMENT_MAGIC, STREAMS
 
-__all__ = ["Record", "lines", "position", "read", "text"]
+__all__ = ["Record", "lines", "loss", "position", "read", "text"]
 
 _TRIES = 50      # a rotation between two opens is seen and the pair opened again; a segment lasts longer than this
 
@@ -74,6 +75,11 @@ def read(path: str | os.PathLike[str], *, since: int = 0) -> list[Record]:
     finally:
         for segment in segments:
             os.close(segment.fd)
+
+
+def loss(size: int, end: int) -> Record:
+    """Return the record that says that `size` bytes were lost, while there is no space for it in the log, which has its end at `end`."""
+    return Record(stream="stderr", time=time.time(), data=LOSS % size, end=end)
 
 
 def position(path: str | os.PathLike[str]) -> int:

@@ -28,6 +28,7 @@ from pytest_sealed.runtime.hubs import Hubs
 from pytest_sealed.runtime.idmap import IdMap
 from pytest_sealed.runtime.loop import Loop
 from pytest_sealed.runtime.protocol import Channel, ProtocolError
+from pytest_sealed.runtime.room import is_full
 from pytest_sealed.runtime.scratch import memory_upper_works, remove_tree, upper_works
 
 TYPE_CHECKING = False
@@ -212,7 +213,7 @@ class Supervisor:
             if "error" in message:   # not silence: it would be taken for the container's
                 refuse(reply, self.forwarder.failure(message["error"]))
             else:
-                answer(reply, {})
+                answer(reply, message["ok"])
         self.forwarder.ask({"op": "flush", "container": request["container"]}, flushed)
 
     def do_exec(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
@@ -277,15 +278,16 @@ def main() -> None:
     if received is None:
         return
     config = received[0]
-    log = os.open(f"{config['run_dir']}/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    os.dup2(log, 2)
-    os.dup2(log, 1)
     supervisor = None
     try:
+        log = os.open(f"{config['run_dir']}/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(log, 2)
+        os.dup2(log, 1)
         supervisor = Supervisor(control, client_pidfd, config)
         supervisor.loop.run()
-    except BaseException:
-        _report_failure(control)
+    except BaseException as error:
+        # Until it has started, it makes things in the run directory only.
+        _report_failure(control, full=supervisor is None and isinstance(error, OSError) and is_full(error))
         raise
     finally:
         if supervisor is not None:
@@ -293,12 +295,12 @@ def main() -> None:
     os._exit(0)
 
 
-def _report_failure(control: Channel) -> None:
+def _report_failure(control: Channel, *, full: bool) -> None:
     """Leave the traceback where the client finds it: the log goes with the run directory."""
     import traceback
     try:
         control.socket.setblocking(False)
-        control.send({"failed": traceback.format_exc()[-4000:]})
+        control.send({"failed": traceback.format_exc()[-4000:], "full": full})
     except OSError:
         pass   # nobody is there to read it
 

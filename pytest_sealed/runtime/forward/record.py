@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["MAGIC", "RECORD", "SEGMENT", "SEGMENT_MAGIC", "STREAMS"]
+__all__ = ["LOSS", "MAGIC", "RECORD", "SEGMENT", "SEGMENT_MAGIC", "STREAMS"]
 
 SEGMENT = struct.Struct("<8sQ")           # magic, position of the first record
 SEGMENT_MAGIC = b"sealog1\n"
 RECORD = struct.Struct("<BBHLQQ")         # magic, stream, 0, bytes of data, nanoseconds since the epoch, own position
 MAGIC = 0xA5
+LOSS = b"\n[sealed: %d bytes of log lost: no space left for the spool]\n"
 STREAMS = ("stdout", "stderr")            # indexed by the record's stream

@@ -188,9 +188,10 @@ class Service:
 
     def _flush(self, name: str, _message: Message, _fds: list[int]) -> Message:
         container = self._containers.get(name)
-        if container is not None:
-            container.drain()
-        return {}
+        if container is None:
+            return {"lost": 0}
+        container.drain()
+        return {"lost": container.spool.lost if container.spool is not None else 0}
 
     def _traffic(self, name: str, _message: Message, _fds: list[int]) -> Message:
         container = self._containers.get(name)

@@ -15,7 +15,7 @@ import struct
 import termios
 import time
 
-from pytest_sealed.runtime.forward.record import MAGIC, RECORD, SEGMENT, SEGMENT_MAGIC
+from pytest_sealed.runtime.forward.record import LOSS, MAGIC, RECORD, SEGMENT, SEGMENT_MAGIC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Spool:
 
     def report_loss(self) -> None:
         """Say in the log what was lost, if anything was and there is space now."""
-        if self.lost and self._append(_STDERR, b"\n[sealed: %d bytes of log lost: no space left for the spool]\n" % self.lost):
+        if self.lost and self._append(_STDERR, LOSS % self.lost):
             self.lost = 0
 
     def _append(self, stream: int, data: memoryview | bytes) -> bool:
