@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 from pytest_sealed.errors import ContainerNotStarted, SpecError
 from pytest_sealed.linux import namespaces, process
 from pytest_sealed.runtime import spawn
-from pytest_sealed.runtime.answers import answer
+from pytest_sealed.runtime.answers import answer, refuse
 from pytest_sealed.runtime.cgroups import Group
 from pytest_sealed.runtime.copied import copy_for
 from pytest_sealed.runtime.plan import Facts, plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Containers", "fork_in_group"]
 
 _NAMESPACES = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS
+_LONGEST_PAUSE = 5.0   # seconds that a container has to stop in
 _MOST_BUSY_RETRIES = 8   # 1 ms doubling: a quarter of a second until a cgroup lets go
 
 
@@ -412,14 +414,29 @@ class Containers:
         except ProcessLookupError:
             pass   # it has ended, and its status was taken just now
 
-    def pause(self, container: str) -> None:
+    def pause(self, container: str, reply: Channel) -> None:
+        """Stop a container's processes, and answer once they have; the loop goes on meanwhile."""
         record = self.alive(container)
-        if record.state == "running" and record.group is not None:
-            if not record.group.freeze():
-                record.group.thaw()
-                raise ContainerNotStarted(f"container {record.request['name']} did not stop within a tenth of a second",
-                                          remedy="call pause() again")
-            record.become("paused")
+        deadline = time.monotonic() + _LONGEST_PAUSE
+
+        def look() -> None:
+            group = record.group
+            if record.state == "running" and group is not None:
+                if not group.freeze(timeout=0.002):
+                    if time.monotonic() < deadline:
+                        self._s.loop.after(0.01, look)
+                        return
+                    group.thaw()
+                    refuse(reply, ContainerNotStarted(f"container {record.request['name']} did not stop within {_LONGEST_PAUSE:g} seconds",
+                                                      remedy="call pause() again"))
+                    return
+                record.become("paused")
+            if record.state == "stopped":   # it ended meanwhile
+                refuse(reply, ContainerNotStarted(f"container {record.request['name']} is stopped, not running",
+                                                  remedy="look at its exit code and logs(), or call restart()"))
+                return
+            answer(reply, {})
+        look()
 
     def unpause(self, container: str) -> None:
         record = self.alive(container)

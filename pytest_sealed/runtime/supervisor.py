@@ -198,8 +198,7 @@ class Supervisor:
         answer(reply, {})
 
     def do_pause(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
-        self.containers.pause(request["container"])
-        answer(reply, {})
+        self.containers.pause(request["container"], reply)
 
     def do_unpause(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
         self.containers.unpause(request["container"])

@@ -79,6 +79,18 @@ def several_ids(sandbox: Sandbox) -> None:
 
 
 @pytest.fixture
+def memory_layers() -> None:
+    """Skip where a writable layer can't be in memory: an overlay's upper wants `user.*` attributes, tmpfs's since Linux 6.6."""
+    fd = os.memfd_create("layer")
+    try:
+        os.setxattr(fd, "user.trial", b"")
+    except OSError:
+        pytest.skip("this kernel's tmpfs can't hold a writable layer")
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
 def single(sandbox: Sandbox) -> bool:
     """Whether the test's containers have one id."""
     return sandbox.describe().mode == "single"

@@ -57,6 +57,7 @@ def test_without_a_limit_there_is_none(sandbox: Sandbox) -> None:
 
 
 @EITHER_IDS
+@pytest.mark.usefixtures("memory_layers")
 def test_a_full_writable_layer_is_a_full_disk_and_no_end_by_memory(sandbox: Sandbox) -> None:
     container = idle(sandbox, memory="64M")
     result = container.exec(["dd", "if=/dev/zero", "of=/srv/big", "bs=1M", "count=100"])
@@ -67,6 +68,7 @@ def test_a_full_writable_layer_is_a_full_disk_and_no_end_by_memory(sandbox: Sand
     sh(container, "rm /srv/big; dd if=/dev/zero of=/srv/small bs=1M count=16")
 
 
+@pytest.mark.usefixtures("memory_layers")
 @pytest.mark.parametrize(("options", "size"), [({}, 1024 * MIB), ({"scratch_size": "5M"}, 5 * MIB), ({"memory": "64M"}, 32 * MIB),
                                                ({"memory": "64M", "scratch_size": "40M"}, 40 * MIB)])
 def test_the_writable_layer_in_memory_has_its_size(sandbox: Sandbox, options: dict[str, str], size: int) -> None:
@@ -213,9 +215,9 @@ def test_a_ulimit_that_cannot_be_raised_is_refused(sandbox: Sandbox) -> None:
 
 @EITHER_IDS
 def test_sysctls_are_the_containers_own(sandbox: Sandbox) -> None:
-    names = [Path("/proc/sys/net/core/somaxconn"), Path("/proc/sys/kernel/shmmax")]
+    names = [Path("/proc/sys/net/ipv4/tcp_fin_timeout"), Path("/proc/sys/kernel/shmmax")]
     host = [path.read_text() for path in names]
-    container = idle(sandbox, sysctls={"net.core.somaxconn": "77", "kernel.shmmax": "1000000"})
+    container = idle(sandbox, sysctls={"net.ipv4.tcp_fin_timeout": "77", "kernel.shmmax": "1000000"})
     script = f"cat {names[0]} {names[1]}"
     assert sh(container, script).split() == ["77", "1000000"]
     assert sh(idle(sandbox), script).split() != ["77", "1000000"]
@@ -223,7 +225,7 @@ def test_sysctls_are_the_containers_own(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "why"), [("net.nosuch", "1", "No such file or directory"),
-                                                    ("net.core.somaxconn", "many", "Invalid argument")])
+                                                    ("net.ipv4.tcp_fin_timeout", "many", "Invalid argument")])
 def test_a_sysctl_that_the_kernel_refuses_is_named(sandbox: Sandbox, name: str, value: str, why: str) -> None:
     with pytest.raises(SpecError) as caught:
         idle(sandbox, sysctls={name: value}, name="web")

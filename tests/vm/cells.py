@@ -56,8 +56,6 @@ class Cell:
     skips: list[str] = field(default_factory=list)
     """Reasons for which a test may skip itself; any other skip is a failure."""
     processors: int = 2
-    workers: int = 0
-    """Of pytest-xdist; 0: without."""
     memory: int = 2048
     """MiB."""
     minutes: int = 20

@@ -21,7 +21,7 @@ _COMMAND = """
 cd /srv/pytest-sealed/{folder}
 log "pytest {arguments}"
 env VM_REPORTS="$(echo /dev/vport*p1)" VM_ONLY=/vm/cell/only-{number} VM_RUN={number} PYTHONPATH=/vm/cell PATH=/opt/venv/bin:$PATH \\
-    {account} {command} /opt/venv/bin/python -m pytest -p vm_reports -q -p no:cacheprovider --color=no --tb=short {workers} {arguments}
+    {account} {command} /opt/venv/bin/python -m pytest -p vm_reports -q -p no:cacheprovider --color=no --tb=short {arguments}
 """
 
 _ACCOUNTS = {"root": "HOME=/root USER=root", "tester": "HOME=/home/tester USER=tester setpriv --reuid=tester --regid=tester --init-groups"}
@@ -61,6 +61,7 @@ class Machine:
         self._checkout = checkout
         self._changed = threading.Condition()
         self._reports: dict[tuple[int, str], list[dict[str, Any]]] = {}
+        self._missing: set[tuple[int, str]] = set()
         self._statuses: dict[int, int] = {}
         self._errors: list[str] = []
         self._ended = False
@@ -107,9 +108,9 @@ class Machine:
                 self._process.kill()
 
     def reports(self, run: int, nodeid: str) -> list[dict[str, Any]]:
-        """Wait for a test's reports: setup, call, teardown. Fewer: the machine has ended before."""
+        """Wait for a test's reports: setup, call, teardown. Fewer: the machine has ended before, or has no such test."""
         with self._changed:
-            while not self._ended and not _whole(self._reports.get((run, nodeid), [])):
+            while not self._ended and (run, nodeid) not in self._missing and not _whole(self._reports.get((run, nodeid), [])):
                 self._changed.wait(1)
             return self._reports.get((run, nodeid), [])
 
@@ -156,6 +157,9 @@ class Machine:
             with self._changed:
                 if "report" in record:
                     self._reports.setdefault((run, record["report"]["nodeid"]), []).append(record["report"])
+                elif "missing" in record:   # a test whose parameters depend on where it runs
+                    self._missing.update((run, nodeid) for nodeid in record["missing"])
+                    self._errors += [f"the guest has no test {nodeid}" for nodeid in record["missing"]]
                 elif "status" in record:
                     self._statuses[run] = record["status"]
                 elif "error" in record:
@@ -167,8 +171,7 @@ class Machine:
         cell = self.cell
         commands = [
             _COMMAND.format(folder=run.folder, arguments=" ".join(run.arguments), number=number, account=_ACCOUNTS[cell.account],
-                            command=cell.command,
-                            workers=f"-n {cell.workers}" if cell.workers else "")
+                            command=cell.command)
             for number, (run, ids) in enumerate(self.wanted) if ids
         ]
         files = {

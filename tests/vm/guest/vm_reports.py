@@ -13,7 +13,7 @@ import pytest
 
 
 class Reports:
-    """Of one run; it writes where the terminal report is written too, so under xdist in the controller.
+    """Of one run.
 
     Args:
         path: the file.
@@ -32,6 +32,8 @@ class Reports:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._config.option.collectonly:
             self.send(collected=[item.nodeid for item in session.items])
+        elif "VM_ONLY" in os.environ:
+            self.send(missing=sorted(_wanted() - {item.nodeid for item in session.items}))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -46,13 +48,16 @@ class Reports:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Reports(config, os.environ["VM_REPORTS"], os.environ.get("VM_RUN", "")))
+    config.pluginmanager.register(Reports(config, os.environ["VM_REPORTS"], os.environ.get("VM_RUN", "")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests that the host asks for."""
     if "VM_ONLY" in os.environ:
-        with open(os.environ["VM_ONLY"]) as file:
-            wanted = set(file.read().splitlines())
+        wanted = _wanted()
         items[:] = [item for item in items if item.nodeid in wanted]
+
+
+def _wanted() -> set[str]:
+    with open(os.environ["VM_ONLY"]) as file:
+        return set(file.read().splitlines())
