@@ -203,7 +203,10 @@ class _Folder:
 
 @final
 class _Tar:
-    """A tar of files, whose headers say nothing but names and sizes."""
+    """A tar of files and of their folders, whose headers say nothing but names, sizes, and who may unpack it.
+
+    skopeo gives what it unpacks to the owners in the headers, and folders without one to root: an ordinary account couldn't.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -220,10 +223,27 @@ class _Tar:
     def add(self, name: str, size: int, pieces: Iterable[bytes]) -> None:
         if name in self._seen:
             return
+        parent = os.path.dirname(name)
+        if parent:
+            self._folder(parent)
         self._seen.add(name)
         entry = tarfile.TarInfo(name)
         entry.size = size
-        self._tar.addfile(entry, _Pieces(pieces))
+        self._put(entry, _Pieces(pieces))
+
+    def _folder(self, name: str) -> None:
+        if name in self._seen:
+            return
+        if os.path.dirname(name):
+            self._folder(os.path.dirname(name))
+        self._seen.add(name)
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        self._put(entry, None)
+
+    def _put(self, entry: tarfile.TarInfo, content: _Pieces | None) -> None:
+        entry.uid, entry.gid = os.geteuid(), os.getegid()
+        self._tar.addfile(entry, content)
         forget_members(self._tar)
 
 

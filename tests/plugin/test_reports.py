@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -288,18 +288,21 @@ def test_db(db, number): pass
 @pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=" ".join)
 def test_what_is_left_behind_is_named(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
     result = run(pytester, """
+from filelock import FileLock
 def test_left(sealed):
     sealed.run("busybox", ["sleep", "1000"])
     session, close = sealed.session, sealed.session.close
     def incomplete():
         close()
         session.run_dir.mkdir(parents=True, exist_ok=True)   # as if its removal had failed
+        lock.acquire()   # no other session sweeps it meanwhile
     session.close = incomplete
+    lock = FileLock(session.run_dir / "lock", is_singleton=False)
     with open("left", "w") as file:
         file.write(str(session.run_dir))
 """, *arguments)
     left = (pytester.path / "left").read_text()
-    Path(left).rmdir()
+    shutil.rmtree(left, ignore_errors=True)   # or whoever has swept it just now
     result.stdout.fnmatch_lines(["sealed: 1 container started, *; left behind:", f"  folder {left}", "  remedy: sealed sweep"])
 
 
