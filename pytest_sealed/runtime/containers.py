@@ -122,11 +122,11 @@ class Containers:
             s.loop.unwatch(ready)
             os.close(ready)
             self._close(record, "copier")
-            answer = json.loads(data) if data else {"error": {"kind": "", "text": "the copy of its image was ended"}}
-            record.copied = answer.get("copied")
+            end = json.loads(data) if data else {"error": {"kind": "", "text": "the copy of its image was ended"}}
+            record.copied = end.get("copied")
             if record.copied is None and not record.removed:
                 self._close_all(stdio)
-                self._failed(record, answer["error"])
+                self._failed(record, end["error"])
             else:
                 self._networked(record, stdio, None)
         s.loop.watch(ready, copied)
@@ -416,27 +416,32 @@ class Containers:
 
     def pause(self, container: str, reply: Channel) -> None:
         """Stop a container's processes, and answer once they have; the loop goes on meanwhile."""
-        record = self.alive(container)
         deadline = time.monotonic() + _LONGEST_PAUSE
 
         def look() -> None:
-            group = record.group
-            if record.state == "running" and group is not None:
-                if not group.freeze(timeout=0.002):
-                    if time.monotonic() < deadline:
-                        self._s.loop.after(0.01, look)
-                        return
-                    group.thaw()
-                    refuse(reply, ContainerNotStarted(f"container {record.request['name']} did not stop within {_LONGEST_PAUSE:g} seconds",
-                                                      remedy="call pause() again"))
-                    return
-                record.become("paused")
-            if record.state == "stopped":   # it ended meanwhile
-                refuse(reply, ContainerNotStarted(f"container {record.request['name']} is stopped, not running",
-                                                  remedy="look at its exit code and logs(), or call restart()"))
+            try:
+                paused = self._pause(self.alive(container), last=time.monotonic() >= deadline)   # it may have ended meanwhile
+            except Exception as error:
+                refuse(reply, error)
                 return
-            answer(reply, {})
+            if paused:
+                answer(reply, {})
+            else:
+                self._s.loop.after(0.01, look)
         look()
+
+    def _pause(self, record: ContainerRecord, *, last: bool) -> bool:
+        """Return whether all processes have stopped; the `last` time that they have not is an error."""
+        if record.state == "paused" or record.group is None:
+            return True
+        if record.group.freeze(timeout=0.002):
+            record.become("paused")
+            return True
+        if last:
+            record.group.thaw()
+            raise ContainerNotStarted(f"container {record.request['name']} did not stop within {_LONGEST_PAUSE:g} seconds",
+                                      remedy="call pause() again")
+        return False
 
     def unpause(self, container: str) -> None:
         record = self.alive(container)
