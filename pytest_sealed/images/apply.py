@@ -12,6 +12,7 @@ from pytest_sealed.images.archive import Caps, read_archive
 from pytest_sealed.images.tarsplit import SplitWriter
 from pytest_sealed.images.tree import Tree
 from pytest_sealed.linux.files import syncfs
+from pytest_sealed.runtime.room import is_full
 
 __all__ = ["explained", "main", "remove"]
 
@@ -59,7 +60,7 @@ def remove(path: str) -> None:
 
 def explained(error: OSError, folder: str) -> Exception:
     """Return what a failure of the file system that holds `folder` means for the user; itself where it means nothing."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return StoreError(f"the store's file system is full ({folder})",
                           remedy="`sealed images` and `sealed rm NAME` free space; or set SEALED_STORE to another folder")
     if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):

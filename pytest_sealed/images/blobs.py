@@ -17,10 +17,9 @@ from typing import final
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
-from filelock import FileLock, Timeout
-
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.compression import CHUNK
+from pytest_sealed.images.locks import flock, hold
 
 __all__ = ["BlobCache"]
 
@@ -73,24 +72,14 @@ class BlobCache:
         for folder in (self._whole, self._partial, self._home / "locks"):
             folder.mkdir(parents=True, exist_ok=True)
 
-    @contextlib.contextmanager
-    def lock(self, digest: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def lock(self, digest: str, waiting: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[None]:
         """Hold a blob's lock; call `waiting` once if another process has it."""
-        lock = FileLock(str(self._home / "locks" / digest.removeprefix("sha256:")), is_singleton=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return hold(self._home / "locks" / digest.removeprefix("sha256:"), waiting)
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
         """Keep what is fetched meanwhile from being removed."""
-        with self._flock(fcntl.LOCK_SH):
+        with flock(self._home / "users", fcntl.LOCK_SH):
             yield
 
     def keep(self, digest: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -119,7 +108,7 @@ class BlobCache:
         freed = 0
         if not self._whole.is_dir():
             return 0
-        with self._flock(fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+        with flock(self._home / "users", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
             if not free:
                 return 0
             used = set(self._used())
@@ -138,14 +127,3 @@ class BlobCache:
                 digest = str(json.loads(record.read_bytes())["manifest"]).removeprefix("sha256:")
                 manifest = json.loads((record.parent.parent / "blobs" / "sha256" / digest).read_bytes())
                 yield from (str(layer["digest"]) for layer in manifest["layers"])
-
-    @contextlib.contextmanager
-    def _flock(self, how: int) -> Iterator[bool]:
-        fd = os.open(self._home / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, how)
-            yield True
-        except BlockingIOError:
-            yield False
-        finally:
-            os.close(fd)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 from pytest_sealed.errors import ImageError
 
-__all__ = ["CHUNK", "decompressed", "zstd"]
+__all__ = ["CHUNK", "decompressed", "packing", "zstd"]
 
 CHUNK = 1 << 20          # bytes at a time
 _TAKE = 1 << 16          # bytes of what is compressed: what follows a member is copied for each, and there may be many
@@ -71,6 +71,15 @@ class _Gzip:
         return self._machine.decompress(self._machine.unconsumed_tail + data, max_length)
 
 
+def packing(first: bytes) -> Literal["gzip", "zstd", ""]:
+    """Return what something is compressed with, by its first four bytes; empty: with nothing that is known here."""
+    if first.startswith(_GZIP):
+        return "gzip"
+    if first.startswith(_ZSTD) or (first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50):   # skippable frames may come first
+        return "zstd"
+    return ""
+
+
 def decompressed(chunks: Iterable[bytes], what: str) -> Iterator[bytes]:
     """Yield the content of what comes in pieces, itself in pieces of at most 1 MiB.
 
@@ -84,9 +93,10 @@ def decompressed(chunks: Iterable[bytes], what: str) -> Iterator[bytes]:
     first = b""
     while len(first) < 4 and (data := next(pieces, b"")):
         first += data
-    if first.startswith(_GZIP):
+    packed = packing(first)
+    if packed == "gzip":
         yield from _members(_Gzip, _slices(first, pieces), f"{what} (gzip)", zlib.error)
-    elif first.startswith(_ZSTD) or (first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50):   # skippable frames may come first
+    elif packed == "zstd":
         library = zstd()
         options = {library.DecompressionParameter.window_log_max: _WINDOW}
         yield from _members(lambda: library.ZstdDecompressor(options=options), _slices(first, pieces), f"{what} (zstd)", library.ZstdError)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, final
 from pytest_sealed.errors import StoreError
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.launch import run_inside
+from pytest_sealed.runtime.room import is_full
 
 if TYPE_CHECKING:   # 15 ms: it is imported where a lock is taken, and every pytest run's header line reads default_root()
     from filelock import FileLock
 
-__all__ = ["Folders", "default_root", "explain", "file_system", "free_space", "try_store"]
+__all__ = ["Folders", "default_root", "existing", "explain", "file_system", "free_space", "try_store"]
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "ncpfs", "lustre")
 _ELSEWHERE = "set SEALED_STORE to a folder on a local disk (ext4, xfs, btrfs)"
@@ -34,7 +35,7 @@ def default_root() -> Path:
 
 def explain(error: OSError, root: Path) -> StoreError:
     """Return what a failure of the store's file system means for the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         free = free_space(root)
         return StoreError(f"the image store {root} is full ({free >> 20} MiB free)", remedy=(
             "`sealed images` and `sealed rm NAME` free space; or " + _ELSEWHERE))
@@ -68,10 +69,7 @@ def try_store(root: Path, mountinfo: str = "/proc/self/mountinfo") -> None:
     kind = file_system(root, mountinfo)
     if kind in _REMOTE:
         raise _on_remote(root, kind)
-    place = root
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    trial = place / f".sealed-trial.{uuid.uuid4().hex}"
+    trial = existing(root) / f".sealed-trial.{uuid.uuid4().hex}"
     try:
         with open(trial, "xb", buffering=0) as file:
             file.write(b"x" * 4096)
@@ -88,11 +86,16 @@ def _on_remote(root: Path, kind: str) -> StoreError:
                       "foreign owners, locks and attributes fail there", remedy=_ELSEWHERE)
 
 
-def free_space(path: Path) -> int:
-    """Return the bytes that are free where `path` is, or would be made."""
+def existing(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that is there."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    status = os.statvfs(path)
+    return path
+
+
+def free_space(path: Path) -> int:
+    """Return the bytes that are free where `path` is, or would be made."""
+    status = os.statvfs(existing(path))
     return status.f_bavail * status.f_frsize
 
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from filelock import FileLock, Timeout
-
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.folders import Folders, explain
+from pytest_sealed.images.locks import hold
 from pytest_sealed.images.streams import feeding, reading
 from pytest_sealed.runtime.launch import run_inside
 
@@ -87,19 +86,13 @@ class Layers:
         except (OSError, ValueError, KeyError):
             return 0
 
-    @contextlib.contextmanager
-    def lock(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def unpacked(self, chain: str) -> bool:
+        """Say whether the layer with this ChainID is here, with what its tar is written again from."""
+        return (self.path(chain).parent / SPLIT).exists()
+
+    def lock(self, name: str, waiting: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[None]:
         """Hold the store's lock of that name; call `waiting` once if another process has it."""
-        lock = FileLock(str(self._folders.locks / name.replace("sha256:", "")), is_singleton=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return hold(self._folders.locks / name.replace("sha256:", ""), waiting)
 
     def commit(self, below: Chain, layer: WrittenLayer, work: Path, **caps: int) -> Chain:
         """Unpack a layer above `below` and put it into the store; return the new chain. Does nothing if it is there.
@@ -137,7 +130,7 @@ class Layers:
         chain = below.plus(diff_id)
         target = self.path(chain.top).parent
         with self.lock(chain.top, waiting):
-            if (target / SPLIT).exists():
+            if self.unpacked(chain.top):
                 return chain
             self._folders.require(needs)
             made = work / "layer"
@@ -164,7 +157,7 @@ class Layers:
             ImageError: the layer isn't what it was, or comes from a version that couldn't write it again.
         """
         folder = self.path(chain).parent
-        if not (folder / SPLIT).exists():
+        if not self.unpacked(chain):
             raise ImageError(f"the layer {diff_id} was unpacked by an older version, which kept nothing to write it again from",
                              remedy="sealed build --fresh NAME, or pull or load the image again")
         payload = {"fs": f"{folder}/fs", "split": f"{folder}/{SPLIT}"}

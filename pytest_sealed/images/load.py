@@ -6,7 +6,6 @@ names configs and layers by their files.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -17,21 +16,25 @@ from pytest_sealed.errors import ImageError
 from pytest_sealed.images.incoming import Incoming, check_config, take_in
 from pytest_sealed.images.layers import Chain
 from pytest_sealed.images.manifest import (
+    DEEPEST,
     INDEXES,
     LARGEST,
     OCI_LAYER,
+    REF_NAME,
     Descriptor,
     Manifest,
     Platform,
     choose,
     descriptors,
+    diff_ids_of,
     manifest_of,
+    parse_any_json,
     parse_json,
     parse_manifest,
     verify,
 )
 from pytest_sealed.images.progress import Progress
-from pytest_sealed.images.reference import check_digest, parse_reference
+from pytest_sealed.images.reference import blob_path, parse_reference
 from pytest_sealed.images.sources import Source, open_source, read_small
 
 if TYPE_CHECKING:
@@ -40,9 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader"]
 
-_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"   # which Docker and containerd write besides: the other one is only a tag there
-_DEEPEST = 3      # indexes within indexes
 _MOST = 1000      # images of an archive
 
 
@@ -93,7 +94,7 @@ class Loader:
             return self._kept(layer, pieces)
         chain = Chain(image.diff_ids)
         for number, layer in enumerate(image.manifest.layers):   # what is unpacked already won't be fetched below
-            if layer.digest != image.diff_ids[number] and self.store.layers.path(chain.ids[number]).is_dir():
+            if layer.digest != image.diff_ids[number] and self.store.layers.unpacked(chain.ids[number]):
                 for _ in fetch(number, layer):
                     pass
         images = take_in(self.store, image, fetch, self._progress)
@@ -112,10 +113,7 @@ class Loader:
 
     def _of_docker(self, source: Source) -> Iterator[tuple[Incoming, list[str]]]:
         what = f"manifest.json in {source.title}"
-        try:
-            rows = json.loads(read_small(source, "manifest.json", LARGEST))
-        except (ValueError, RecursionError) as error:
-            raise ImageError(f"{what} is no JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}") from error
+        rows = parse_any_json(read_small(source, "manifest.json", LARGEST), what)
         if not isinstance(rows, list) or not rows or len(rows) > _MOST:
             raise ImageError(f"{what} lists no images")
         for row in rows:
@@ -133,14 +131,9 @@ class Loader:
             verify(config, f"sha256:{named[1]}", f"{path} in {source.title}")
         names = self._names(tags, alone=alone, what=what)
         body = parse_json(config, f"the config of {names[0]}")
-        rows = body.get("rootfs")
-        diff_ids = rows.get("diff_ids") if isinstance(rows, dict) else None
-        if not isinstance(diff_ids, list) or len(diff_ids) != len(layers):
-            raise ImageError(f"the config of {names[0]} has no diff id for each of its {len(layers)} layers")
         manifest = manifest_of(config, [
-            Descriptor(digest=check_digest(diff_id, f"the config of {names[0]}"), size=source.size(file), media_type=OCI_LAYER,
-                       annotations={})
-            for diff_id, file in zip(diff_ids, layers, strict=True)], names[0])
+            Descriptor(digest=diff_id, size=source.size(file), media_type=OCI_LAYER, annotations={})
+            for diff_id, file in zip(diff_ids_of(body, len(layers), f"the config of {names[0]}"), layers, strict=True)], names[0])
         return self._incoming(names, manifest, config, source), layers
 
     # OCI's form
@@ -150,7 +143,7 @@ class Loader:
         rows = descriptors(parse_json(read_small(source, "index.json", LARGEST), what), what)
         if not rows or len(rows) > _MOST:
             raise ImageError(f"{what} lists {len(rows)} images")
-        named = [row for row in rows if _NAME in row.annotations or _FULL_NAME in row.annotations]
+        named = [row for row in rows if REF_NAME in row.annotations or _FULL_NAME in row.annotations]
         if not named:   # one image, perhaps of several platforms
             rows = [choose(rows, self._platform, source.title) if len(rows) > 1 else rows[0]]
         elif self._name and len(named) > 1:
@@ -158,13 +151,13 @@ class Loader:
         else:
             rows = named
         for row in rows:
-            name = row.annotations.get(_FULL_NAME) or _with_base(row.annotations.get(_NAME, ""), base)
+            name = row.annotations.get(_FULL_NAME) or _with_base(row.annotations.get(REF_NAME, ""), base)
             [name] = self._names([name] if name else [], alone=True, what=what)
             yield self._oci_image(source, row, name)
 
     def _oci_image(self, source: Source, row: Descriptor, name: str) -> tuple[Incoming, list[str]]:
         index = ""
-        for _ in range(_DEEPEST):
+        for _ in range(DEEPEST):
             data = self._blob(source, row)
             body = parse_json(data, f"the manifest of {name}")
             if "manifests" not in body and row.media_type not in INDEXES:
@@ -172,13 +165,14 @@ class Loader:
             index = index or row.digest
             row = choose(descriptors(body, f"the index of {name}"), self._platform, name)
         else:
-            raise ImageError(f"{name} has indexes within indexes, more than {_DEEPEST} deep")
+            raise ImageError(f"{name} has indexes within indexes, more than {DEEPEST} deep")
         manifest = parse_manifest(data, row.media_type, f"the manifest of {name}")
         config = self._blob(source, manifest.config)
-        return self._incoming((name,), manifest, config, source, index), [_path(layer.digest) for layer in manifest.layers]
+        return self._incoming((name,), manifest, config, source, index), [blob_path(layer.digest) for layer in manifest.layers]
 
     def _blob(self, source: Source, row: Descriptor) -> bytes:
-        return verify(read_small(source, _path(row.digest), LARGEST), row.digest, f"{_path(row.digest)} in {source.title}", row.size)
+        path = blob_path(row.digest)
+        return verify(read_small(source, path, LARGEST), row.digest, f"{path} in {source.title}", row.size)
 
     # both
 
@@ -195,10 +189,6 @@ class Loader:
         if not names:
             raise ImageError(f"{what} gives an image no name", remedy="sealed load --name NAME:TAG FILE")
         return tuple(dict.fromkeys(str(parse_reference(name)) for name in names))
-
-
-def _path(digest: str) -> str:
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
 def _with_base(name: str, base: str) -> str:

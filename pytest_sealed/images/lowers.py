@@ -8,7 +8,9 @@ import stat
 from pytest_sealed.errors import ImageError
 from pytest_sealed.runtime.whiteouts import HIDDEN, OPAQUE, hides, is_opaque
 
-__all__ = ["OPAQUE", "hide", "hides", "make_opaque", "visible"]
+__all__ = ["hide", "make_opaque", "visible"]
+
+
 def visible(lowers: list[int], path: str, *, keep: bool = False) -> tuple[int, os.stat_result | None]:
     """Return (fd or -1, status) of what an overlay of `lowers`, topmost first, shows at `path`. Follows no link."""
     folders, found = [os.dup(fd) for fd in lowers], -1

@@ -16,9 +16,11 @@ from pytest_sealed.images.reference import check_digest, digest_of, encode
 
 __all__ = [
     "ACCEPTED",
+    "DEEPEST",
     "INDEXES",
     "LARGEST",
     "MANIFESTS",
+    "REF_NAME",
     "Descriptor",
     "Manifest",
     "Platform",
@@ -26,6 +28,7 @@ __all__ = [
     "descriptors",
     "diff_ids_of",
     "manifest_of",
+    "parse_any_json",
     "parse_json",
     "parse_manifest",
     "verify",
@@ -42,6 +45,8 @@ MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 ACCEPTED = (*MANIFESTS, *INDEXES)
 LARGEST = 4 << 20        # bytes of an index, a manifest or a config
+DEEPEST = 3              # indexes within indexes
+REF_NAME = "org.opencontainers.image.ref.name"   # the annotation with an image's tag, or with its name
 _MOST_LAYERS = 500       # what overlayfs stacks
 _LAYERS = (
     OCI_LAYER, f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd",
@@ -137,18 +142,23 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     Raises:
         ImageError: too large, too deep, no JSON, no object; a web page is called one.
     """
+    value = parse_any_json(data, what)
+    if not isinstance(value, dict):
+        raise ImageError(f"{what} is no JSON object")
+    return value
+
+
+def parse_any_json(data: bytes, what: str) -> Any:
+    """Return what JSON stands in `data`. Raises as `parse_json`."""
     if len(data) > LARGEST:
         raise ImageError(f"{what} is larger than {LARGEST >> 20} MiB")
     try:
-        value = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         if data.lstrip()[:1] == b"<":
             raise ImageError(f"{what} is a web page, no JSON: a login page, perhaps",
                              remedy="check the registry's name, and the proxy in HTTPS_PROXY") from error
         raise ImageError(f"{what} is no JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}") from error
-    if not isinstance(value, dict):
-        raise ImageError(f"{what} is no JSON object")
-    return value
 
 
 def descriptors(index: dict[str, Any], what: str) -> list[Descriptor]:

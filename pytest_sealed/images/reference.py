@@ -10,7 +10,7 @@ from typing import Any, final
 
 from pytest_sealed.errors import ImageError, SpecError
 
-__all__ = ["Reference", "check_digest", "digest_of", "encode", "parse_reference"]
+__all__ = ["Reference", "blob_path", "check_digest", "digest_of", "encode", "parse_reference"]
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
@@ -92,6 +92,11 @@ def check_digest(text: object, where: str, kind: type[ImageError | SpecError] = 
 def digest_of(data: bytes) -> str:
     """Return the sha256 digest of `data`."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def blob_path(digest: str) -> str:
+    """Return where an OCI layout has a blob. See the OCI image specification, image-layout.md."""
+    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
 def encode(value: dict[str, Any]) -> bytes:

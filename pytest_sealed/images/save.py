@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING, Protocol, final
 from pytest_sealed.errors import ImageError, SpecError
 from pytest_sealed.images.archive import forget_members
 from pytest_sealed.images.layers import Chain
-from pytest_sealed.images.manifest import OCI_INDEX, OCI_LAYER, Descriptor, Manifest, manifest_of, parse_manifest
+from pytest_sealed.images.manifest import OCI_INDEX, OCI_LAYER, REF_NAME, Descriptor, Manifest, manifest_of, parse_manifest
 from pytest_sealed.images.progress import Progress
-from pytest_sealed.images.reference import digest_of, encode, parse_reference
+from pytest_sealed.images.reference import blob_path, digest_of, encode, parse_reference
 
 if TYPE_CHECKING:
     from pytest_sealed.images.store import Store
@@ -122,11 +122,11 @@ def _oci(store: Store, images: list[Stored], output: _Output, progress: Progress
             image = uncompressed(store, image)
         for number, layer in enumerate(image.manifest.layers):
             progress.stage(f"writing layer {number + 1} of {len(image.manifest.layers)}")
-            output.add(_path(layer.digest), layer.size, layer_pieces(store, image, number) or ())
+            output.add(blob_path(layer.digest), layer.size, layer_pieces(store, image, number) or ())
         for data in (image.config, image.manifest.data):
-            output.add(_path(digest_of(data)), len(data), [data])
+            output.add(blob_path(digest_of(data)), len(data), [data])
         rows.append({"mediaType": image.manifest.media_type, "digest": image.manifest.digest, "size": len(image.manifest.data),
-                     "annotations": {"org.opencontainers.image.ref.name": image.tag} if image.tag else {}})
+                     "annotations": {REF_NAME: image.tag} if image.tag else {}})
     body = encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows})
     output.add("index.json", len(body), [body])
 
@@ -136,10 +136,6 @@ def uncompressed(store: Store, image: Stored) -> Stored:
     layers = [Descriptor(digest=diff_id, size=store.layers.size(chain), media_type=OCI_LAYER, annotations={})
               for chain, diff_id in zip(image.chain.ids, image.chain.diff_ids, strict=True)]
     return Stored(name=image.name, manifest=manifest_of(image.config, layers, image.name), config=image.config, chain=image.chain)
-
-
-def _path(digest: str) -> str:
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
 # outputs

@@ -12,7 +12,7 @@ from typing import IO, Protocol, final
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.archive import check_path, forget_members
-from pytest_sealed.images.compression import CHUNK, decompressed
+from pytest_sealed.images.compression import CHUNK, decompressed, packing
 
 __all__ = ["FolderSource", "Source", "TarSource", "open_source", "read_small"]
 
@@ -221,7 +221,7 @@ def open_source(path: str, scratch: Path) -> Iterator[Source]:
         except OSError as error:
             raise ImageError(f"{title} can't be read: {error.strerror}",
                              remedy="name an archive that `docker save`, `podman save` or skopeo wrote, or an OCI layout") from error
-        if not (stat.S_ISREG(os.fstat(file.fileno()).st_mode) and start[:2] != b"\x1f\x8b" and start != b"\x28\xb5\x2f\xfd"):
+        if packing(start) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             plain = stack.enter_context(open(scratch / "archive.tar", "x+b"))
             size = 0
             for chunk in decompressed(iter(lambda: file.read(CHUNK), b""), title):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -20,19 +21,16 @@ from pytest_sealed.images.blobs import BlobCache
 from pytest_sealed.images.folders import Folders, default_root, explain
 from pytest_sealed.images.image import Image, ImageConfig
 from pytest_sealed.images.layers import Chain, Layers
+from pytest_sealed.images.locks import flock
+from pytest_sealed.images.manifest import OCI_LAYER, Descriptor, manifest_of
 from pytest_sealed.images.oci_config import config_from_oci, config_to_oci
 from pytest_sealed.images.records import Records, again
-from pytest_sealed.images.reference import digest_of, encode
+from pytest_sealed.images.reference import encode
 
 if TYPE_CHECKING:
     from pytest_sealed.runtime.idmap import IdMap
 
 __all__ = ["Image", "ImageConfig", "Store"]
-
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
-_LAYER = "application/vnd.oci.image.layer.v1.tar"
-
 
 @final
 class Store:
@@ -89,15 +87,12 @@ class Store:
         """Put an image whose layers are in the store under a name, in place of one that had it."""
         sizes = [self.layers.size(one) for one in chain.ids]
         body = encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids)))
-        manifest = encode({
-            "schemaVersion": 2, "mediaType": _MANIFEST,
-            "config": {"mediaType": _CONFIG, "digest": digest_of(body), "size": len(body)},
-            "layers": [{"mediaType": _LAYER, "digest": diff_id, "size": size} for diff_id, size in zip(chain.diff_ids, sizes, strict=True)],
-        })
+        layers = [Descriptor(digest=diff_id, size=size, media_type=OCI_LAYER, annotations={})
+                  for diff_id, size in zip(chain.diff_ids, sizes, strict=True)]
+        manifest = manifest_of(body, layers, reference)
         try:
             self.records.put_blob(body)
-            self.records.put_blob(manifest)
-            self.records.put(reference, {"manifest": digest_of(manifest), "key": key, "created": time.time()})
+            self.records.put(reference, {"manifest": self.records.put_blob(manifest.data), "key": key, "created": time.time()})
         except OSError as error:
             raise explain(error, self.root) from error
         return self.get(reference)
@@ -203,22 +198,15 @@ class Store:
 
     @contextlib.contextmanager
     def _flock(self, name: str, how: int) -> Iterator[bool]:
-        """Hold flock(2) on a file of the store: shared locks, which filelock lacks. Yields False if it is taken (LOCK_NB)."""
-        try:
-            fd = os.open(self.folders.locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if how & fcntl.LOCK_SH and not how & fcntl.LOCK_EX and error.errno == 30:   # EROFS: nothing can be removed from there
-                yield True
-                return
-            raise explain(error, self.root) from error
-        try:
+        """Hold `flock` on a file of the store."""
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(fd, how)
-                yield True
-            except BlockingIOError:
-                yield False
-        finally:
-            os.close(fd)
+                free = stack.enter_context(flock(self.folders.locks / name, how))
+            except OSError as error:
+                if how != fcntl.LOCK_SH or error.errno != errno.EROFS:
+                    raise explain(error, self.root) from error
+                free = True   # nothing can be removed from there
+            yield free
 
     def _load(self, reference: str, record: dict[str, Any]) -> Image:
         try:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.layerfile import epoch
-from pytest_sealed.images.lowers import OPAQUE, hide, make_opaque, visible
+from pytest_sealed.images.lowers import hide, make_opaque, visible
 from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from pytest_sealed.runtime.whiteouts import OPAQUE
 
 if TYPE_CHECKING:
     from pytest_sealed.images.archive import Entry

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from registries import Registry, registry
 
 from pytest_sealed import Sandbox
 from pytest_sealed.errors import ImageNotFound
@@ -154,3 +155,19 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         (folder / "image.toml").write_text(f'schema = 1\nname = "{name}"\n[base]\nimage = "busybox"\n{text}\n')
         return str(folder)
     return write
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own: without the account's credentials and settings."""
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Debian's docker-registry, without TLS and open to all."""
+    with registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found

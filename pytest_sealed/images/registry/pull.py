@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, final
 
 from pytest_sealed.errors import ImageError, StoreError
 from pytest_sealed.images.incoming import Incoming, check_config, take_in
-from pytest_sealed.images.layers import SPLIT, Chain
+from pytest_sealed.images.layers import Chain
 from pytest_sealed.images.manifest import (
     ACCEPTED,
+    DEEPEST,
     INDEXES,
     Descriptor,
     Manifest,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Puller"]
 
-_DEEPEST = 3   # indexes within indexes
 _MEGABYTE = 1_000_000
 
 
@@ -113,7 +113,7 @@ class Puller:
     def _manifest(self, client: Client, wanted: Reference) -> tuple[Manifest, str]:
         """Return the manifest for the platform, and the digest of the index that led to it."""
         version, index = wanted.version, ""
-        for _ in range(_DEEPEST):
+        for _ in range(DEEPEST):
             what = f"the manifest {version} of {client.title}"
             answer = client.request("GET", client.url(f"manifests/{version}"), headers={"Accept": ", ".join(ACCEPTED)}, what=what)
             kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
@@ -126,7 +126,7 @@ class Puller:
                 return parse_manifest(data, kind, what), index
             index = index or digest_of(data)
             version = choose(descriptors(body, what), self._platform, f"{client.title}:{wanted.version}").digest
-        raise ImageError(f"{client.title} has indexes within indexes, more than {_DEEPEST} deep")
+        raise ImageError(f"{client.title} has indexes within indexes, more than {DEEPEST} deep")
 
     def _blob(self, client: Client, blob: Descriptor, what: str) -> bytes:
         answer = client.request("GET", client.url(f"blobs/{blob.digest}"), what=what)
@@ -136,7 +136,7 @@ class Puller:
         """Begin to fetch the layers that the store lacks; return them and how many bytes they have."""
         chain = Chain(image.diff_ids)
         missing = {layer.digest: layer for layer, one in zip(image.manifest.layers, chain.ids, strict=True)
-                   if not (self.store.layers.path(one).parent / SPLIT).exists()}
+                   if not self.store.layers.unpacked(one)}
         total = sum(layer.size for layer in missing.values())
         if not missing:
             return Downloads(client, self.store.cache, (), client.stop, tell=lambda _: None, note=self._progress.note), 0
