@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["get", "open_mounts", "put", "read", "write"]
 
 _COPY = 600.0   # seconds for a copy
-_DEEPEST = 256   # folders within folders, as in `runtime.files`
+_DEEPEST = 256   # folders within folders, as in `runtime.files`, which imports on Linux only
 _LARGEST_TEXT = 256 << 20   # bytes that are read into memory
 _PIECE = 1 << 20
 

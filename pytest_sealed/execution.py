@@ -19,6 +19,7 @@ if sys.platform != "win32":   # where everything imports, and nothing starts
 
 from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, ExecTimeout, SpecError
 from pytest_sealed.failure import format_size
+from pytest_sealed.runtime.client import error_from, milliseconds
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container
@@ -28,7 +29,6 @@ __all__ = ["MOST_OUTPUT", "ExecResult", "exec_in_slices", "run_exec"]
 
 MOST_OUTPUT = 16 << 20   # bytes of each stream that a caller gets unless it says otherwise
 _PIECE = 1 << 16
-_LONGEST = (1 << 31) - 1   # milliseconds, that poll(2) can wait
 _SAID = 4096   # bytes of output in a message
 
 
@@ -128,7 +128,6 @@ def _require_bounded(pump: _Pump, most: int, container: Container, request: dict
 
 
 def _not_started(container: Container, request: dict[str, Any], error: dict[str, Any]) -> Exception:
-    from pytest_sealed.runtime.client import error_from
     kind, text = error.get("kind", ""), error.get("text", "")
     if kind == "user":
         return SpecError(f"exec in container {container.name!r}: {text}",
@@ -190,7 +189,7 @@ class _Pump:
     def step(self, deadline: float | None) -> bool:
         """Move what can be moved; false if the deadline has passed first."""
         self.answered = False
-        wait = None if deadline is None else min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST)
+        wait = milliseconds(None if deadline is None else deadline - time.monotonic())
         events = self._poll.poll(wait)
         for fd, _ in events:
             if fd == self._channel:

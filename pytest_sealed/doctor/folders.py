@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_sealed.doctor.finding import Finding, Remedy
 from pytest_sealed.errors import StoreError
 from pytest_sealed.images.folders import file_system, free_space, try_store
-from pytest_sealed.runtime.client import run_root
+from pytest_sealed.runtime.client import drop_run_root, run_root
 
 if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
@@ -32,10 +32,7 @@ def _run_directory() -> Finding:
     except StoreError as error:
         return Finding(check="run directory", state="missing", found=error.message, effect="no container can be started",
                        remedy=Remedy(text=error.remedy), page="how-to/hosts.md")
-    try:
-        os.rmdir(made)
-    except OSError:
-        pass   # other sessions are in there
+    drop_run_root(made)
     return Finding(check="run directory", state="ok", found=f"{made} on {file_system(made) or 'an unknown file system'}")
 
 

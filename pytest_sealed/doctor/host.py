@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
+
+from pytest_sealed.runtime.launch import interpreter
 
 __all__ = ["Host", "find_host"]
 
@@ -80,11 +81,10 @@ def find_host(*, etc: str = "/etc", proc: str = "/proc", run: str = "/run", root
     uid = os.geteuid() if hasattr(os, "geteuid") else -1
     words = f"{release.get('ID', '')} {release.get('ID_LIKE', '')}".lower().replace("-", " ").split()
     system = platform.system()
-    interpreter = getattr(sys, "_base_executable", None) or sys.executable
     return Host(
         name={"Darwin": "macOS"}.get(system, system) if system != "Linux" else release.get("PRETTY_NAME", "an unknown Linux"),
         manager=next((_FAMILIES[word] for word in words if word in _FAMILIES), _by_command()), kernel=platform.release(),
-        account=_account(uid), uid=uid, python=os.path.realpath(interpreter), place=_place(proc, root, environ),
+        account=_account(uid), uid=uid, python=interpreter(), place=_place(proc, root, environ),
         systemd=os.path.isdir(f"{run}/systemd/system"), ubuntu="ubuntu" in words)
 
 

@@ -41,7 +41,7 @@ class Answers:
     @classmethod
     def get(cls) -> Answers:
         """Try them, where a session would have its cgroups."""
-        manager = scope.user_manager() if scope.may_help(detect()) else None
+        manager = scope.manager_for(detect())
         failed = ""
         if manager is not None:
             try:
@@ -58,7 +58,7 @@ class Answers:
     @property
     def where(self) -> str:
         """Which cgroups a session has."""
-        kind = {"v1": "cgroup v1", "hybrid": "cgroup v1 (hybrid)", "v2": "cgroup v2", "none": "no cgroups"}[self.hierarchy.kind]
+        kind = self.hierarchy.title
         if self.scoped:
             return f"{kind}, in a scope that systemd gives"
         return f"{kind}, below {next(iter(self.hierarchy.bases.values()))}" if self.hierarchy.bases else kind

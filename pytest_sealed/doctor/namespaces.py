@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from pytest_sealed.doctor.finding import Finding, Remedy
 from pytest_sealed.errors import HostUnsupported, InternalError, SealedError
+from pytest_sealed.images.folders import existing
 
 if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
@@ -39,14 +40,14 @@ def try_inside(store: Path) -> Tried:
     Args:
         store: the store's folder; where nothing can be written there, no writable layer is tried on its disk.
     """
-    from pytest_sealed.runtime.client import run_root, site
+    from pytest_sealed.runtime.client import drop_run_root, run_root, site
     from pytest_sealed.runtime.launch import run_inside
-    try:
-        runs = run_root()
-    except SealedError:
-        runs = Path(tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, runs)   # last
+        try:
+            runs = run_root()
+            stack.callback(drop_run_root, runs)   # last
+        except SealedError:
+            runs = Path(tempfile.gettempdir())
         made = stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor.", dir=runs))
         for name in ("root", "memory"):
             os.mkdir(f"{made}/{name}")
@@ -62,11 +63,8 @@ def try_inside(store: Path) -> Tried:
 @contextlib.contextmanager
 def _beside(store: Path) -> Iterator[str]:
     """Yield a folder on the file system where the store is, or will be; "" where none can be made."""
-    place = store
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
-        made = tempfile.mkdtemp(prefix=".sealed-doctor.", dir=place)
+        made = tempfile.mkdtemp(prefix=".sealed-doctor.", dir=existing(store))
     except OSError:
         yield ""
         return
@@ -75,11 +73,6 @@ def _beside(store: Path) -> Iterator[str]:
     finally:
         from pytest_sealed.runtime.scratch import remove_tree
         remove_tree(made)
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):   # other sessions are in there
-        folder.rmdir()
 
 
 def check(host: Host, tried: Tried) -> Iterator[Finding]:

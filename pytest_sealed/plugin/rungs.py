@@ -28,14 +28,14 @@ def ids() -> str:
 def limits() -> str:
     """Return what limits memory, CPUs and processes."""
     hierarchy = detect()
-    return limits_of(hierarchy, scoped=scope.may_help(hierarchy) and scope.user_manager() is not None)
+    return limits_of(hierarchy, scoped=scope.manager_for(hierarchy) is not None)
 
 
 def limits_of(hierarchy: Hierarchy, *, scoped: bool) -> str:
     """Return the same for what `detect` has found."""
     if hierarchy.version == "none":
-        return "no cgroups, so no limits"
-    kind = "cgroup v1 (hybrid)" if hierarchy.kind == "hybrid" else f"cgroup {hierarchy.version}"
+        return f"{hierarchy.title}, so no limits"
+    kind = hierarchy.title
     if scoped:
         return f"limits by {kind} in a scope of systemd's"
     missing = [name for name in ("memory", "cpu", "pids") if name not in hierarchy.bases]

@@ -31,7 +31,7 @@ from pytest_sealed.runtime.launch import ScopeUnavailable, start_supervisor
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.room import is_full, no_room
 
-__all__ = ["Session", "error_from", "run_root", "site"]
+__all__ = ["Session", "drop_run_root", "error_from", "run_root", "site"]
 
 _ANSWER = 30.0   # seconds until a request that needs no waiting counts as lost
 _END = 3.0       # seconds that the supervisor gets to end
@@ -58,6 +58,12 @@ def run_root() -> Path:
         raise StoreError(f"the run directory {path} is not this account's own folder",
                          remedy=f"remove it, or set XDG_RUNTIME_DIR; see ls -ld {path}")
     return path
+
+
+def drop_run_root(path: Path) -> None:
+    """Remove what `run_root` has returned, unless other sessions are in there."""
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 class Session:
@@ -124,13 +130,11 @@ class Session:
 
     def _start_supervisor(self, config: dict[str, Any], writable: list[str], own: int) -> tuple[Channel, int, int]:
         """Start the supervisor, in a scope of systemd's where that is the way to limits."""
-        manager = None
-        if scope.may_help(self.hierarchy):
-            manager = scope.user_manager()
-            if manager is None and os.path.isdir("/run/systemd/system"):   # sd_booted(3)
-                self.hierarchy.remedy_all("sudo loginctl enable-linger $USER, and run the tests again: systemd gives this session a "
-                                          "cgroup then. `sealed doctor` says more")
-                config["hierarchy"] = self.hierarchy.to_json()
+        manager = scope.manager_for(self.hierarchy)
+        if manager is None and scope.may_help(self.hierarchy) and os.path.isdir("/run/systemd/system"):   # sd_booted(3)
+            self.hierarchy.remedy_all("sudo loginctl enable-linger $USER, and run the tests again: systemd gives this session a "
+                                      "cgroup then. `sealed doctor` says more")
+            config["hierarchy"] = self.hierarchy.to_json()
         if manager is not None:
             try:
                 started = start_supervisor(config, writable=list(writable), ids=self.ids, fds=[own], manager=manager)
@@ -151,8 +155,7 @@ class Session:
             except FileNotFoundError:   # another session, the last one, has just removed the empty folder
                 run_root()
             except OSError:
-                with contextlib.suppress(OSError):   # other sessions are in there
-                    self.run_dir.parent.rmdir()
+                drop_run_root(self.run_dir.parent)
                 raise
 
     @staticmethod
@@ -294,7 +297,12 @@ def readable(connection: socket.socket, timeout: float | None) -> bool:
 def readable_fd(fd: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else min(max(0, timeout * 1000), (1 << 31) - 1)))   # infinity too is a time
+    return bool(poll.poll(milliseconds(timeout)))
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """Return a time as poll(2) takes it; infinity too is one."""
+    return None if seconds is None else min(max(0.0, seconds * 1000), (1 << 31) - 1)
 
 
 def site() -> str:
@@ -323,5 +331,4 @@ def _remove_disk(path: Path, ids: IdMap) -> None:
 def _remove_folder(path: Path) -> None:
     from pytest_sealed.runtime.scratch import remove_tree
     remove_tree(str(path))
-    with contextlib.suppress(OSError):   # other sessions are in there
-        path.parent.rmdir()
+    drop_run_root(path.parent)

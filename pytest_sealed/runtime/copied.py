@@ -13,6 +13,7 @@ import stat
 import time
 
 from pytest_sealed.linux import process
+from pytest_sealed.runtime.room import is_full
 from pytest_sealed.runtime.whiteouts import hides, is_opaque
 
 TYPE_CHECKING = False
@@ -40,7 +41,7 @@ def copy_for(layers: list[str], folder: str, report: int) -> NoReturn:
         size = copy_layers(layers, f"{folder}/root")
         answer = {"copied": {"bytes": size, "seconds": time.monotonic() - began}}
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_full(error)
         answer = {"error": {"kind": "StoreError" if full else "", "text": f"its image can't be copied to {folder}: {error}", "remedy": (
             "set SEALED_STORE to a folder on ext4, xfs or btrfs with room for a copy of the image for each container" if full else "")}}
     except BaseException as error:

@@ -17,14 +17,14 @@ from pytest_sealed.runtime.cgroups.scope import COMMAND
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.protocol import Channel, pair
 
-__all__ = ["ScopeUnavailable", "run_inside", "start_supervisor", "try_limits"]
+__all__ = ["ScopeUnavailable", "interpreter", "run_inside", "start_supervisor", "try_limits"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _BOOTSTRAP = os.path.join(_HERE, "bootstrap.py")
 _TRIAL = os.path.join(_HERE, "cgroups", "trial.py")
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """Return the interpreter behind a virtual environment: that one's own folder may not be readable in a user namespace."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
@@ -38,7 +38,7 @@ def _start(request: dict[str, Any], fds: list[int], *, manager: dict[str, str] |
     ours, theirs = pair()
     with theirs:
         worker = subprocess.Popen(
-            [*(COMMAND if manager is not None else ()), _interpreter(), "-I", "-S", _BOOTSTRAP, str(theirs.fileno())],
+            [*(COMMAND if manager is not None else ()), interpreter(), "-I", "-S", _BOOTSTRAP, str(theirs.fileno())],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors_to,
             env={**_environment(), **(manager or {})}, cwd="/", start_new_session=request["role"] == "supervisor",
         )
@@ -130,7 +130,7 @@ def try_limits(manager: dict[str, str] | None = None) -> dict[str, Any]:
         ScopeUnavailable: systemd gave no scope.
         InternalError: it failed in another way.
     """
-    done = subprocess.run([*(COMMAND if manager is not None else ()), _interpreter(), "-I", "-S", _TRIAL], stdin=subprocess.DEVNULL,
+    done = subprocess.run([*(COMMAND if manager is not None else ()), interpreter(), "-I", "-S", _TRIAL], stdin=subprocess.DEVNULL,
                           capture_output=True, env={**_environment(), **(manager or {})}, cwd="/", check=False)
     try:
         return dict(json.loads(done.stdout))

@@ -72,6 +72,11 @@ class Hierarchy:
         return "v1" if self.kind == "hybrid" else self.kind
 
     @property
+    def title(self) -> str:
+        """The kind in words: `cgroup v1`, `cgroup v1 (hybrid)`, `cgroup v2` or `no cgroups`."""
+        return {"none": "no cgroups", "hybrid": "cgroup v1 (hybrid)"}.get(self.kind, f"cgroup {self.kind}")
+
+    @property
     def controllers(self) -> tuple[Controller, ...]:
         """All controllers of this kind of host, usable or not."""
         return CONTROLLERS[self.kind]
@@ -83,9 +88,8 @@ class Hierarchy:
     def describe(self) -> str:
         """Return one line for a header, such as `cgroup v1 (hybrid): memory, cpu, cpuacct, pids, freezer`."""
         if self.version == "none":
-            return "no cgroups"
-        kind = "v1 (hybrid)" if self.kind == "hybrid" else self.kind
-        return f"cgroup {kind}: {', '.join(self.bases) or 'no controller that this account may use'}"
+            return self.title
+        return f"{self.title}: {', '.join(self.bases) or 'no controller that this account may use'}"
 
     def require(self, controller: str, what: str) -> str:
         """Return the base directory of `controller`.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_sealed.runtime.cgroups.hierarchy import Hierarchy
 
-__all__ = ["COMMAND", "may_help", "user_manager"]
+__all__ = ["COMMAND", "manager_for", "may_help", "user_manager"]
 
 COMMAND = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "--description=pytest-sealed", "--")
 """What starts a program in a scope of its own; the program takes the place of systemd-run, descriptors and all."""
@@ -39,3 +39,8 @@ def user_manager(environ: Mapping[str, str] | None = None, run: str = "/run/user
         if folder and os.path.exists(f"{folder}/systemd/private"):
             return {"XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
     return None
+
+
+def manager_for(hierarchy: Hierarchy) -> dict[str, str] | None:
+    """Return the variables of `user_manager` where a scope is worth a try and there is one."""
+    return user_manager() if may_help(hierarchy) else None
