@@ -8,13 +8,13 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, receiving, waits
-from pytest_sealed.errors import ContainerFailed, ContainerNotStarted, InternalError, NetworkError, SealedError, SpecError
+from pytest_sealed.errors import ContainerNotStarted, InternalError, NetworkError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed, warn_of_copy
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
@@ -353,13 +353,22 @@ class Container:
 
     def remove(self) -> None:
         """End it and drop what it has; idempotent. Its logs and last figures stay readable until the sandbox closes."""
-        if self._life.removed:
-            return
-        if self._life.asked and self._session.alive:
-            self.kill()
-            with contextlib.suppress(ContainerFailed):   # nobody keeps its log any more
-                self._flush()
-            self._session.request("remove", container=self.id)
+        self.begin_remove()()
+
+    def begin_remove(self) -> Callable[[], None]:
+        """Begin its removal, and return what waits for the rest: so several can end at once."""
+        if self._life.removed or not (self._life.asked and self._session.alive):
+            return self._removed
+        channel = self._session.open("remove", container=self.id)
+
+        def finish() -> None:
+            with channel:
+                self._session.answer(channel)
+            self.poll_exit(0)   # its last figures came before the answer
+            self._removed()
+        return finish
+
+    def _removed(self) -> None:
         self._life.remove()
         for listener in self._listeners.values():
             listener.close()

@@ -253,8 +253,8 @@ class Sandbox:
                 with contextlib.ExitStack() as stack:
                     for network in self.networks.values():
                         stack.callback(network.close)
-                    for container in self.containers:
-                        stack.callback(container.remove)
+                    for finish in [container.begin_remove() for container in self.containers]:
+                        stack.callback(finish)
         finally:
             self._leases.close()
             if self._parent is None:

@@ -196,7 +196,11 @@ class Session:
             InternalError: no answer within `timeout` seconds, or the supervisor is gone.
         """
         with self.open(op, fds, **fields) as channel:
-            message, passed = self.receive(channel, timeout)
+            return self.answer(channel, timeout)
+
+    def answer(self, channel: Channel, timeout: float = _ANSWER) -> tuple[dict[str, Any], list[int]]:
+        """Wait for the answer of a request that `open` has sent; returns and raises as `request`."""
+        message, passed = self.receive(channel, timeout)
         if "error" in message:
             raise error_from(message["error"])
         return dict(message["ok"]), passed

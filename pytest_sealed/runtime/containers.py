@@ -315,8 +315,6 @@ class Containers:
         self._close(record, "pidfd", "terminal")
         if record.group is not None:
             record.stats = dict(record.group.stats())
-            self._remove_group(record.group)
-            record.group = None
         self._s.forwarder.tell({"op": "down", "container": record.id})
         started = record.state in ("running", "paused")
         if not started:
@@ -327,16 +325,20 @@ class Containers:
             record.exit = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None,
                            "oom": bool(record.stats.get("oom_kills")), "stats": record.stats}
             self._tell(record, {"exited": record.exit})
+        self._drop_group(record)   # who waits for its end needn't wait for this
         if record.removed:
             self._forget(record)
         return True
 
-    def _failed(self, record: ContainerRecord, failure: dict[str, Any]) -> None:
-        if record.state != "stopped":
-            record.become("stopped")
+    def _drop_group(self, record: ContainerRecord) -> None:
         if record.pid == 0 and record.group is not None:
             self._remove_group(record.group)
             record.group = None
+
+    def _failed(self, record: ContainerRecord, failure: dict[str, Any]) -> None:
+        if record.state != "stopped":
+            record.become("stopped")
+        self._drop_group(record)
         record.failure = failure
         self._tell(record, {"error": failure})
 
@@ -354,21 +356,23 @@ class Containers:
 
     def _hung_up(self, record: ContainerRecord) -> None:
         """The handle's end is closed: nobody can use this container any more."""
+        self._hang_up(record)
         self.remove(record.id, lambda: None)
 
+    def _hang_up(self, record: ContainerRecord) -> None:
+        if record.channel is not None:
+            self._s.loop.unwatch(record.channel.fileno())
+            record.channel.close()
+            record.channel = None
+
     def remove(self, container: str, done: Callable[[], None]) -> None:
-        """End a container and forget it; `done` is called when its processes are gone."""
+        """End a container and forget it; `done` is called when its processes are gone, and its log is whole."""
         record = self._records.get(container)
         if record is None:
             done()
             return
         record.on_gone.append(done)
-        if not record.removed:
-            record.removed = True
-            if record.channel is not None:
-                self._s.loop.unwatch(record.channel.fileno())
-                record.channel.close()
-                record.channel = None
+        record.removed = True
         if record.copier >= 0:
             try:
                 process.pidfd_send_signal(record.copier, signal.SIGKILL)
@@ -383,7 +387,7 @@ class Containers:
         self._records.pop(record.id, None)
         self._s.hubs.detach(record)
         self._tell_names(record)
-        self._s.forwarder.tell({"op": "drop", "container": record.id})
+        self._hang_up(record)
         self._close(record, "netns", "mount_ns", "terminal")
         for fd, _, _ in record.attached:
             os.close(fd)
@@ -391,8 +395,11 @@ class Containers:
             self._etc.give(record.etc)
         if record.request["scratch"] == "disk" or not self._s.memory_upper:
             _in_child(lambda: remove_tree(f"{self._s.config['disk']}/{record.id}"))
-        for done in record.on_gone:
-            done()
+
+        def dropped(_message: dict[str, Any], _fds: list[int]) -> None:
+            for done in record.on_gone:
+                done()
+        self._s.forwarder.ask({"op": "drop", "container": record.id}, dropped)
 
     def _close(self, record: ContainerRecord, *names: str) -> None:
         for name in names:

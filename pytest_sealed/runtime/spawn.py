@@ -40,6 +40,9 @@ _EVERY_NAMESPACE = (
 open_files: tuple[int, int] | None = None
 """Limit of a command's descriptors, where the supervisor has another for itself."""
 
+caught_signals: list[int] = []
+"""Signals that the supervisor ignores or handles, some since whoever started pytest ignores them. A command gets their defaults."""
+
 
 class StartFailed(Exception):
     """Why a command can't start; `kind` says what the caller makes of it."""
@@ -116,9 +119,8 @@ def _reset() -> None:
     process.set_dumpable(False)
     forbid_imports()
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():   # what is ignored stays so across execve, and whoever started pytest may have ignored more
-        if signal.getsignal(number) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
+    for number in caught_signals:   # what is ignored stays so across execve
+        signal.signal(number, signal.SIG_DFL)
     os.umask(0)
     try:
         process.join_session_keyring()   # so that containers share no keys

@@ -283,6 +283,7 @@ def main() -> None:
         os.dup2(log, 2)
         os.dup2(log, 1)
         supervisor = Supervisor(control, client_pidfd, config)
+        spawn.caught_signals = [number for number in signal.valid_signals() if signal.getsignal(number) not in (signal.SIG_DFL, None)]
         supervisor.loop.run()
     except BaseException as error:
         # Until it has started, it makes things in the run directory only.

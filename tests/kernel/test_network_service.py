@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -408,6 +409,25 @@ def test_a_network_can_be_made_again_after_its_removal(session: NetworkSession) 
         assert session.attach("shop", "a").address == "10.89.0.2"
         session.ask("remove", network="shop")
     session.ask("remove", network="shop")
+
+
+def test_as_many_ports_are_made_ahead_as_the_last_networks_used(session: NetworkSession) -> None:
+    def ahead(used: int) -> int:
+        """Use a network that was made ahead, and return how many ports it had before."""
+        for _ in range(100):
+            time.sleep(0.1)   # a test's own time, in which the service makes networks ahead
+            hub = session.create("one")
+            ports = len(hub.read("/proc/net/dev").splitlines()) - 3   # two lines of titles, and lo
+            for number in range(used):
+                session.attach("one", f"c{number}")
+            session.clear()
+            if ports:
+                return ports
+        raise AssertionError("no network was made ahead")
+    assert any(ahead(3) == 3 for _ in range(50))
+    for _ in range(12):   # eight are remembered, and three were made ahead before
+        ahead(1)
+    assert [ahead(1) for _ in range(5)] == [1] * 5
 
 
 def test_a_slot_asks_for_an_address(session: NetworkSession) -> None:

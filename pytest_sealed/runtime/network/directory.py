@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import deque
 from typing import Any
 
 from pytest_sealed.runtime.network.addresses import Addresses
@@ -14,7 +15,8 @@ __all__ = ["BadRequest", "Directory", "Reply"]
 
 _SUBNET = "10.89.0.0/24"   # of the hubs that are made ahead
 _HUBS_AHEAD = 3
-_PORTS_AHEAD = 3           # of each of those hubs
+_PORTS_AHEAD = 3           # of each of those hubs, at most: as many as the last networks used, since the rest is thrown away
+_LAST = 8                  # networks
 _BACKLOG = 128
 _LONGEST_NAME = 253        # bytes, of a name in DNS
 
@@ -40,6 +42,7 @@ class Directory:
         self._hubs: dict[str, Hub] = {}
         self._joined: dict[str, list[Hub]] = {}   # container → its networks, in the order of joining
         self._ahead: list[Hub] = []
+        self._used = deque([_PORTS_AHEAD], maxlen=_LAST)
         self._kernel: Kernel | None = None
 
     @property
@@ -127,6 +130,7 @@ class Directory:
             for container in list(hub.members):   # still there: a socket of the test's may keep the hub for as long as it likes
                 self._leave(hub, container)
                 hub.detach(container)
+            self._used.append(hub.used_ports)
             hub.close()
         return Reply({})
 
@@ -147,16 +151,20 @@ class Directory:
 
     def has_work(self) -> bool:
         """Tell whether `work` would make something."""
-        return len(self._ahead) < _HUBS_AHEAD or any(hub.ready_ports < _PORTS_AHEAD for hub in self._ahead)
+        return len(self._ahead) < _HUBS_AHEAD or any(hub.ready_ports < self._ports_ahead for hub in self._ahead)
 
     def work(self) -> None:
         """Make one thing ahead: a hub, or a port of one. At most some 2 ms."""
         for hub in self._ahead:
-            if hub.ready_ports < _PORTS_AHEAD:
+            if hub.ready_ports < self._ports_ahead:
                 hub.prepare_port()
                 return
         if len(self._ahead) < _HUBS_AHEAD:
             self._ahead.append(self._make_hub(_SUBNET))
+
+    @property
+    def _ports_ahead(self) -> int:
+        return min(max(self._used), _PORTS_AHEAD)
 
     def _make_hub(self, subnet: str) -> Hub:
         Addresses(subnet)   # before anything is made for a subnet that is none

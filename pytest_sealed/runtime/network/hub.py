@@ -66,6 +66,7 @@ class Hub:
         self._ready: dict[str, Port] = {}                       # address → a port that waits for its container
         self._kernel = kernel
         self._next_index = _FIRST_PORT
+        self.used_ports = 0   # how many containers were on it, at some time
         with kernel.namespaces.fresh() as netns:
             self.netns = netns
             kernel.namespaces.set_hub()
@@ -119,6 +120,7 @@ class Hub:
                 raise
         port.names = names
         self.members[container] = port
+        self.used_ports += 1
         return port
 
     def detach(self, container: str) -> None:
