@@ -1,9 +1,10 @@
-"""The matrix of guests: a TOML file for each below `cells`, and what it says."""
+"""The matrix of guests: a TOML file for each below `cells`, and what it says. Lists of tests that several share are in selections.toml."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ else:
 __all__ = ["SHOP", "Cell", "Run", "load"]
 
 SHOP = "docs/examples/shop"
+SELECTIONS = Path(__file__).parent / "selections.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,10 @@ class Cell:
     """Shell commands, run by root before the tests."""
     command: str = ""
     """What the tests' command line is an argument of, such as `setpriv …`; empty: nothing."""
+    selections: list[str] = field(default_factory=list)
+    """Names in selections.toml: their tests run there."""
     tests: list[str] = field(default_factory=list)
-    """Files and folders, as pytest takes them."""
+    """More tests, as pytest takes them: folders, files, ids."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Beginning of the ids of tests that don't run there → why."""
     skips: list[str] = field(default_factory=list)
@@ -63,21 +67,30 @@ class Cell:
 
     @property
     def runs(self) -> list[Run]:
+        """The calls of pytest there: the example's suite is a project of its own."""
         own = tuple(test for test in self.tests if test != SHOP)
         return [Run(folder="", arguments=own)] * bool(own) + [Run(folder=SHOP, arguments=(".",))] * (SHOP in self.tests)
 
 
 def load(path: Path) -> Cell:
-    """Read a cell's file.
+    """Read a cell's file; `tests` of what it returns has those of its selections, too.
 
     Raises:
-        ValueError: it has a key that no cell has, or lacks one.
+        ValueError: it has a key or a selection that is unknown, or lacks a key.
     """
     data: dict[str, Any] = tomllib.loads(path.read_text())
-    unknown = data.keys() - {one.name for one in fields(Cell)}
-    if unknown:
-        raise ValueError(f"{path.name}: unknown: {', '.join(sorted(unknown))}")
+    _known(path, "key", data, [one.name for one in fields(Cell)])
+    selections: dict[str, list[str]] = tomllib.loads(SELECTIONS.read_text())
+    chosen = data.get("selections", [])
+    _known(path, "selection", chosen, selections)
     try:
-        return Cell(name=path.stem, **data)
+        cell = Cell(name=path.stem, **data)
     except TypeError as error:
         raise ValueError(f"{path.name}: {error}") from error
+    return replace(cell, tests=[test for name in chosen for test in selections[name]] + cell.tests)
+
+
+def _known(path: Path, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    unknown = set(names) - set(known)
+    if unknown:
+        raise ValueError(f"{path.name}: unknown {what}: {', '.join(sorted(unknown))}\n  there are: {', '.join(known)}")
