@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 
 sys.path.insert(0, sys.argv[1])
 
@@ -31,6 +32,8 @@ def main() -> None:
         with open("/proc/self/uid_map", "w", encoding="ascii") as file:
             file.write(f"0 {uid} 1")
     namespaces.unshare(namespaces.CLONE_NEWNET)
+    with suppress(PermissionError):   # then it waits for the kernel's locks alone, and not for a processor that others use
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     wire = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     worst = {"dump": 0.0, "change": 0.0, "netns": 0.0}
     rounds = 0
