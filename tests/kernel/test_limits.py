@@ -120,7 +120,7 @@ def test_without_a_limit_nobody_is_made_to_wait(sandbox: Sandbox) -> None:
 
 def test_the_weight_of_a_container_is_its_own(sandbox: Sandbox) -> None:
     """That the kernel keeps to it is tried in test_cgroups_enforced."""
-    file, usual, double = {"v1": ("cpu/cpu.shares", "1024", "2048"), "v2": ("cpu.weight", "100", "174")}[sandbox.describe().cgroup]
+    file, usual, double = {"v1": ("cpu/cpu.shares", "1024", "2048"), "v2": ("cpu.weight", "100", "200")}[sandbox.describe().cgroup]
     assert sh(idle(sandbox), f"cat /sys/fs/cgroup/{file}").strip() == usual
     assert sh(idle(sandbox, cpu_shares=2048), f"cat /sys/fs/cgroup/{file}").strip() == double
 
