@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from pytest_sealed.doctor.finding import Finding, Remedy
 from pytest_sealed.runtime.cgroups import Hierarchy, detect, scope
+from pytest_sealed.runtime.cgroups.hierarchy import UNDELEGATED
 from pytest_sealed.runtime.cgroups.trial import LIMITS
 from pytest_sealed.runtime.launch import ScopeUnavailable, try_limits
 
@@ -118,8 +119,7 @@ def _remedy(host: Host, hierarchy: Hierarchy, remedy: str) -> Remedy:
 def _manager(host: Host) -> Remedy:
     """Return how an ordinary account gets a user manager that gives it scopes."""
     if not host.systemd:
-        return Remedy(text="nothing here delegates cgroups: run as root, or give this account a cgroup (chown its directory, cgroup.procs "
-                           "and cgroup.subtree_control) and start pytest in it")
+        return Remedy(text=UNDELEGATED)
     bus = host.install("user bus") if not any(map(os.path.exists, _USER_BUS)) else ""
     return Remedy(commands=(*filter(None, [bus]), host.sudo(f"loginctl enable-linger {host.account}")),
                   text="then run the tests again: sessions get a scope from the user manager by themselves")

@@ -131,9 +131,8 @@ class Session:
     def _start_supervisor(self, config: dict[str, Any], writable: list[str], own: int) -> tuple[Channel, int, int]:
         """Start the supervisor, in a scope of systemd's where that is the way to limits."""
         manager = scope.manager_for(self.hierarchy)
-        if manager is None and scope.may_help(self.hierarchy) and os.path.isdir("/run/systemd/system"):   # sd_booted(3)
-            self.hierarchy.remedy_all("sudo loginctl enable-linger $USER, and run the tests again: systemd gives this session a "
-                                      "cgroup then. `sealed doctor` says more")
+        if manager is None and scope.may_help(self.hierarchy):   # the command for it would only say that there is no manager
+            scope.say_how_to_get_one(self.hierarchy, booted=os.path.isdir("/run/systemd/system"))   # sd_booted(3)
             config["hierarchy"] = self.hierarchy.to_json()
         if manager is not None:
             try:

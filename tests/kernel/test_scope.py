@@ -12,6 +12,7 @@ import pytest
 
 from pytest_sealed import ContainerChanges, LimitUnavailable, Sandbox
 from pytest_sealed.runtime.cgroups import Hierarchy, Refusal, detect, scope
+from pytest_sealed.runtime.cgroups.hierarchy import SYSTEMD_RUN
 from pytest_sealed.runtime.launch import ScopeUnavailable, try_limits
 
 
@@ -19,7 +20,7 @@ from pytest_sealed.runtime.launch import ScopeUnavailable, try_limits
 def nothing_delegated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with cgroup v2 where this account may divide nothing."""
     names = [controller.name for controller in Hierarchy("v2", {}, {}).controllers]
-    refusals = {name: Refusal("not yours", "the usual remedy") for name in names}
+    refusals = {name: Refusal("not yours", SYSTEMD_RUN) for name in names}
     monkeypatch.setattr("pytest_sealed.runtime.client.detect", lambda: Hierarchy("v2", {}, refusals))
     monkeypatch.setattr(scope, "may_help", lambda hierarchy: not hierarchy.bases)
 
@@ -63,7 +64,8 @@ def test_what_it_says_instead_of_a_scope_is_in_the_refusal_of_limits(tmp_path: P
 
 
 @pytest.mark.usefixtures("nothing_delegated")
-@pytest.mark.parametrize(("booted", "remedy"), [(True, "sudo loginctl enable-linger $USER"), (False, "the usual remedy")])
+@pytest.mark.parametrize(("booted", "remedy"), [(True, "sudo loginctl enable-linger $USER"),
+                                                (False, "nothing here delegates cgroups: run as root, or")])
 def test_without_a_user_manager_the_remedy_is_one(monkeypatch: pytest.MonkeyPatch, booted: bool, remedy: str) -> None:
     monkeypatch.setattr(scope, "user_manager", lambda: None)
     real = os.path.isdir

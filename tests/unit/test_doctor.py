@@ -343,9 +343,10 @@ def test_a_scope_is_tried_where_nothing_else_is_there(
     assert scope.may_help(Hierarchy(kind, bases, {})) is helps
 
 
-def test_reasons_stay_where_only_the_remedy_is_said_anew() -> None:
-    hierarchy = Hierarchy("v2", {}, {"memory": Refusal("not yours", "old")})
-    hierarchy.remedy_all("new")
-    assert (hierarchy.refusals["memory"].reason, hierarchy.refusals["memory"].remedy) == ("not yours", "new")
+def test_reasons_and_other_remedies_stay_where_one_remedy_is_said_anew() -> None:
+    hierarchy = Hierarchy("v2", {}, {"memory": Refusal("not yours", "old"), "cpu": Refusal("not there", "another")})
+    hierarchy.replace_remedy("old", "new")
+    assert {name: (refusal.reason, refusal.remedy) for name, refusal in hierarchy.refusals.items()} == {
+        "memory": ("not yours", "new"), "cpu": ("not there", "another")}
     hierarchy.refuse_all("gone", "newer")
     assert {refusal.reason for refusal in hierarchy.refusals.values()} == {"gone"}

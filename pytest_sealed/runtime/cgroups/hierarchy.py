@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_sealed.runtime.cgroups.controller import Controller
 
-__all__ = ["CONTROLLERS", "LEAF", "SYSTEMD_RUN", "Hierarchy", "Refusal", "enable"]
+__all__ = ["CONTROLLERS", "LEAF", "SYSTEMD_RUN", "UNDELEGATED", "Hierarchy", "Refusal", "enable"]
 
 CONTROLLERS: dict[str, tuple[Controller, ...]] = {
     "v1": (MemoryV1(), CpuV1(), CpuacctV1(), Pids(), FreezerV1()),
@@ -34,6 +34,10 @@ LEAF = "sealed.leaf"
 
 SYSTEMD_RUN = "systemd-run --user --scope -p Delegate=yes pytest …"
 """The remedy where pytest's own v2 cgroup isn't its to divide."""
+
+UNDELEGATED = ("nothing here delegates cgroups: run as root, or give this account a cgroup (chown its directory, cgroup.procs and "
+               "cgroup.subtree_control) and start pytest in it")
+"""The remedy where systemd isn't there to delegate."""
 
 _ROUNDS = 20   # of moving processes out of an inner node, while they fork
 
@@ -102,9 +106,10 @@ class Hierarchy:
             raise LimitUnavailable(f"{what} can't be enforced: {refusal.reason}", remedy=refusal.remedy)
         return self.bases[controller]
 
-    def remedy_all(self, remedy: str) -> None:
-        """Say anew what mends it that controllers can't be used."""
-        self.refusals = {name: Refusal(refusal.reason, remedy) for name, refusal in self.refusals.items()}
+    def replace_remedy(self, remedy: str, by: str) -> None:
+        """Say anew what mends it that controllers can't be used, where that was `remedy`."""
+        self.refusals = {name: Refusal(refusal.reason, by) if refusal.remedy == remedy else refusal
+                         for name, refusal in self.refusals.items()}
 
     def refuse_all(self, reason: str, remedy: str) -> None:
         """Say anew why no controller can be used."""

@@ -10,16 +10,21 @@ from __future__ import annotations
 import os
 import shutil
 
+from pytest_sealed.runtime.cgroups.hierarchy import SYSTEMD_RUN, UNDELEGATED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_sealed.runtime.cgroups.hierarchy import Hierarchy
 
-__all__ = ["COMMAND", "manager_for", "may_help", "user_manager"]
+__all__ = ["COMMAND", "manager_for", "may_help", "say_how_to_get_one", "user_manager"]
 
 COMMAND = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "--description=pytest-sealed", "--")
 """What starts a program in a scope of its own; the program takes the place of systemd-run, descriptors and all."""
+
+_LINGER = ("sudo loginctl enable-linger $USER, and run the tests again: systemd gives this session a cgroup then. "
+           "`sealed doctor` says more")
 
 
 def may_help(hierarchy: Hierarchy) -> bool:
@@ -44,3 +49,8 @@ def user_manager(environ: Mapping[str, str] | None = None, run: str = "/run/user
 def manager_for(hierarchy: Hierarchy) -> dict[str, str] | None:
     """Return the variables of `user_manager` where a scope is worth a try and there is one."""
     return user_manager() if may_help(hierarchy) else None
+
+
+def say_how_to_get_one(hierarchy: Hierarchy, *, booted: bool) -> None:
+    """Change the remedy of limits where there is no user manager, which the usual one needs; `booted`: systemd is PID 1."""
+    hierarchy.replace_remedy(SYSTEMD_RUN, _LINGER if booted else UNDELEGATED)
