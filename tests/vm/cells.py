@@ -48,7 +48,7 @@ class Cell:
     append: str = ""
     """More for the kernel's command line."""
     prepare: str = ""
-    """Shell commands, run by root before the tests."""
+    """Shell commands, run by root before the tests; guest/init has functions for them."""
     command: str = ""
     """What the tests' command line is an argument of, such as `setpriv …`; empty: nothing."""
     selections: list[str] = field(default_factory=list)

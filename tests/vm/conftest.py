@@ -1,7 +1,7 @@
 """Collects the tests that run in guests as tests of this run, and passes on what the guests say of them.
 
 A file below `cells` is a machine. Which tests there are is asked from pytest on the host, so that -k, ids and --collect-only work as ever;
-a machine is told to run those that are left. Two run at once. See docs/decisions/0060-guests-report-as-workers-do.md.
+a machine is told to run those that are left. Two run at once. See docs/decisions/0062-guests-report-as-workers-do.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CellFile(pytest.File):
                 unused -= reasons
                 if not reasons:
                     yield GuestTest.from_parent(self, name=run.full(nodeid), run=number, nodeid_there=nodeid)
-            yield GuestEnd.from_parent(self, name=f"pytest ends, {run.folder or ' '.join(run.arguments)}", run=number)
+            yield GuestEnd.from_parent(self, name=f"pytest ends in {run.folder or 'the checkout'}", run=number)
         if unused:
             raise self.CollectError(f"{self.cell.name} leaves out what isn't there: {', '.join(sorted(unused))}")
 
@@ -67,7 +67,7 @@ def _collected(config: pytest.Config, run: Run) -> list[str]:
             records = [json.loads(line) for line in answer.read().splitlines()]
         found = [record["collected"] for record in records if "collected" in record]
         if result.returncode or not found:
-            raise pytest.Collector.CollectError(f"pytest can't collect {' '.join(run.arguments)}:\n{result.stdout}{result.stderr}")
+            raise pytest.Collector.CollectError(f"pytest can't collect a cell's tests:\n{result.stdout}{result.stderr}")
         known[run] = found[0]
     return known[run]
 
@@ -117,7 +117,8 @@ class GuestTest(GuestItem):
         assert isinstance(report, pytest.TestReport)
         report.nodeid, report.location = self.nodeid, self.location
         if report.skipped and not hasattr(report, "wasxfail"):
-            reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else report.longreprtext
+            *_, reason = report.longrepr if isinstance(report.longrepr, (tuple, list)) else [report.longreprtext]   # JSON has no tuples
+            reason = str(reason).removeprefix("Skipped: ")
             if reason not in self.machine.cell.skips:
                 report.outcome, report.longrepr = "failed", f"It skips itself for a reason that {self.path.name} does not name: {reason}"
         return report

@@ -19,7 +19,7 @@ __all__ = ["Machine", "pack_checkout"]
 
 _COMMAND = """
 cd /srv/pytest-sealed/{folder}
-log "pytest {arguments}"
+log "pytest in $PWD"
 env VM_REPORTS="$(echo /dev/vport*p1)" VM_ONLY=/vm/cell/only-{number} VM_RUN={number} PYTHONPATH=/vm/cell PATH=/opt/venv/bin:$PATH \\
     {account} {command} /opt/venv/bin/python -m pytest -p vm_reports -q -p no:cacheprovider --color=no --tb=short {arguments}
 """
