@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import SpecError
@@ -40,7 +41,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
                 ports: list[int], mounts: list[dict[str, Any]], terminal: tuple[int, int] | None = None,
                 stdio: bool = False) -> dict[str, Any]:
     """Return the request `run` of the supervisor."""
-    environment = {**image.config.env, **dict(spec.env)}
+    environment = {**({"container": "pytest-sealed"} if spec.nested else {}), **image.config.env, **dict(spec.env)}
     return {
         "id": container,
         "name": name,
@@ -49,7 +50,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "argv": argv_of(spec, image),
         "env": environment,
         "user": image.config.user if spec.user is None else spec.user,
-        "workdir": spec.workdir or image.config.workdir or "/",
+        "workdir": _shortest(spec.workdir or image.config.workdir),
         "hostname": spec.hostname or name,
         "limits": {"memory": spec.limits.memory, "swap": spec.limits.swap, "cpus": spec.limits.cpus,
                    "cpu_shares": spec.limits.cpu_shares, "pids": spec.limits.pids, "pids_required": spec.limits.pids != 2048},
@@ -69,6 +70,11 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "sysctls": [list(row) for row in spec.sysctls],
         "capabilities": [CAPABILITIES[item] for item in spec.capabilities],
     }
+
+
+def _shortest(path: str) -> str:
+    """Return a path of the container in its shortest form: what is missing of one with `..` in it can be made."""
+    return f"/{os.path.normpath(f'/{path}').lstrip('/')}"
 
 
 def _tmpfs_row(item: Tmpfs) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
         *_mounts(request, facts),
         *(op.Masked(path) for path in MASKED),
         *(op.ReadOnly(path) for path in READ_ONLY),
+        op.WorkingDirectory(request["workdir"]),
         *([op.ReadOnlyRoot()] if request["read_only"] else []),
         op.Pivot(),
     ]

@@ -92,6 +92,27 @@ def test_the_working_directory_is_where_the_command_starts(sandbox: Sandbox) -> 
     assert logged(sandbox, "pwd") == "/\n"
 
 
+@EITHER_IDS
+@pytest.mark.parametrize("options", [{}, {"read_only": True}, {"init": True}, {"scratch": "disk"}, {"tmpfs": ["/srv"]}], ids=str)
+def test_a_working_directory_that_is_missing_is_made_for_root(sandbox: Sandbox, options: Any) -> None:
+    assert logged(sandbox, "pwd; stat -c '%u:%g %a' . ..", workdir="/srv/app/new/", **options) == "/srv/app/new\n0:0 755\n0:0 755\n"
+    assert logged(sandbox, "ls -a /srv") == ".\n..\n"   # the image stays as it was
+
+
+@pytest.mark.usefixtures("several_ids")
+def test_another_user_starts_in_a_working_directory_that_was_made_but_can_write_nothing_there(sandbox: Sandbox) -> None:
+    assert logged(sandbox, "pwd; touch new 2>/dev/null || echo no", workdir="/srv/new", user="nobody") == "/srv/new\nno\n"
+
+
+@EITHER_IDS
+def test_a_working_directory_of_very_many_names_is_made(sandbox: Sandbox) -> None:
+    assert logged(sandbox, "pwd", workdir="/a" * 1500) == "/a" * 1500 + "\n"
+
+
+def test_a_working_directory_may_be_given_by_a_way_round(sandbox: Sandbox) -> None:
+    assert logged(sandbox, "pwd; ls -d /no 2>/dev/null || echo no", workdir="/no/../srv/./new") == "/srv/new\nno\n"
+
+
 def test_a_relative_program_is_found_in_the_working_directory(sandbox: Sandbox) -> None:
     assert logged(sandbox, ["./echo", "here"], workdir="/usr/bin") == "here\n"
     assert logged(sandbox, ["there"], workdir="/usr", entrypoint=["bin/echo"]) == "there\n"

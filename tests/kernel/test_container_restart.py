@@ -159,11 +159,12 @@ def test_figures_and_exit_start_anew_with_a_restart(sandbox: Sandbox) -> None:
 
 def test_a_restart_that_fails_says_why_and_another_may_succeed(sandbox: Sandbox) -> None:
     container = idle(sandbox, workdir="/srv", name="web")
-    sh(container, "mv /srv /moved")
-    with pytest.raises(ContainerFailed, match=r"^container 'web' \(busybox\) did not start: the working directory '/srv' can't be entered"):
+    sh(container, "mv /srv /moved; ln -s /away /srv")
+    with pytest.raises(ContainerFailed, match=r"^container 'web' \(busybox\) did not start: "
+                                              r"the working directory '/srv' can't be made: /srv is a link that leads nowhere"):
         container.restart(timeout=0)
     assert container.status == "stopped"
-    container.write_text("/srv/file", "there again")
+    container.write_text("/away/file", "there again")
     container.restart()
     assert (state(container), sh(container, "cat file")) == ("running", "there again")
     assert not container.poll_exit(0)

@@ -81,6 +81,25 @@ def test_an_etc_that_leads_elsewhere_is_refused(box: Box, canary: Path, leads: s
 
 
 @EITHER_IDS
+@pytest.mark.parametrize("leads", ["{canary}", "../../../../../..{canary}", "/proc/1/root{canary}", "/proc/1/cwd"])
+def test_a_working_directory_that_leads_elsewhere_is_made_nowhere_else(box: Box, canary: Path, leads: str) -> None:
+    before = facts(canary)
+    box.link("srv/app", leads.format(canary=canary))
+    for workdir in ("/srv/app", "/srv/app/new"):
+        with pytest.raises(ContainerFailed, match=f"the working directory '{workdir}' can't be made") as caught:
+            box.run(workdir=workdir)
+        assert "please report" not in str(caught.value)
+    assert facts(canary) == before
+
+
+@EITHER_IDS
+def test_a_working_directory_below_a_link_is_made_where_it_leads_in_the_container(box: Box) -> None:
+    box.link("app", "../../opt")
+    box.run(workdir="/app/new")
+    assert [sh(container, "pwd").strip() for container in box.sandbox.containers] == ["/opt/new"]
+
+
+@EITHER_IDS
 @pytest.mark.parametrize("leads", ["{canary}/hosts", "../../../../../..{canary}/hosts", "/proc/sys/kernel/core_pattern", "/proc/1/environ"])
 def test_name_files_that_lead_elsewhere_write_nothing_there(box: Box, canary: Path, leads: str) -> None:
     before, pattern = facts(canary), Path("/proc/sys/kernel/core_pattern").read_text()

@@ -123,6 +123,19 @@ def test_a_writable_file_is_written_on_the_host(sandbox: Sandbox, folder: Path) 
 
 
 @EITHER_IDS
+@pytest.mark.usefixtures("writable")
+def test_a_working_directory_missing_in_a_host_folder_is_made_by_the_account_or_refused_in_words(sandbox: Sandbox, folder: Path) -> None:
+    mounts = [Mount(source=str(folder), target="/data", read_only=False)]
+    if sandbox.describe().mode == "single":
+        idle(sandbox, workdir="/data/new", mounts=mounts)
+        assert (folder / "new").stat().st_uid == os.geteuid()
+    else:
+        with pytest.raises(ContainerFailed, match="'/data/new' can't be made: it is in a host folder, and missing there"):
+            idle(sandbox, workdir="/data/new", mounts=mounts)
+        assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+@EITHER_IDS
 @pytest.mark.parametrize("target", ["/data", "/data/sub/deep", "/usr/share", "/data/../other", "/bin/sub"])
 def test_a_folder_can_be_mounted_anywhere(sandbox: Sandbox, folder: Path, target: str) -> None:
     container = idle(sandbox, mounts=[Mount(source=str(folder), target=target)])

@@ -119,6 +119,11 @@ def test_a_read_only_root_becomes_so_once_everything_is_in_place() -> None:
     assert op.ReadOnlyRoot() not in planned()
 
 
+def test_the_working_directory_is_made_once_all_is_mounted_and_before_the_root_is_read_only() -> None:
+    steps = planned(workdir="/srv", tmpfs=["/srv"], read_only=True)
+    assert steps[-3:] == [op.WorkingDirectory("/srv"), op.ReadOnlyRoot(), op.Pivot()]
+
+
 # ---------------------------------------------------------------- the writable layer
 
 

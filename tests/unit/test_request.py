@@ -66,7 +66,8 @@ def test_the_user_is_the_one_given_else_the_images_else_root(theirs: str, ours: 
     assert request(spec(**ours), image(command=("sh",), user=theirs))["user"] == user
 
 
-@pytest.mark.parametrize(("theirs", "ours", "workdir"), [("", {}, "/"), ("/app", {}, "/app"), ("/app", {"workdir": "/srv"}, "/srv")])
+@pytest.mark.parametrize(("theirs", "ours", "workdir"), [("", {}, "/"), ("/app", {}, "/app"), ("/app", {"workdir": "/srv"}, "/srv"),
+                                                         ("srv/app/", {}, "/srv/app"), ("//srv", {}, "/srv"), ("/a/../../b/.", {}, "/b")])
 def test_the_working_directory_is_the_one_given_else_the_images_else_the_root(theirs: str, ours: dict[str, Any], workdir: str) -> None:
     assert request(spec(**ours), image(command=("sh",), workdir=theirs))["workdir"] == workdir
 

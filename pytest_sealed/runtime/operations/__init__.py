@@ -8,7 +8,18 @@ root is resolved by openat2(2) with RESOLVE_IN_ROOT, and mounted on by descripto
 from __future__ import annotations
 
 from pytest_sealed.runtime.operations.base import Context, Operation, StepFailed, execute
-from pytest_sealed.runtime.operations.contents import Attached, Bound, Devices, Kernel, Masked, Mounted, ReadOnly, Tmpfs, Written
+from pytest_sealed.runtime.operations.contents import (
+    Attached,
+    Bound,
+    Devices,
+    Kernel,
+    Masked,
+    Mounted,
+    ReadOnly,
+    Tmpfs,
+    WorkingDirectory,
+    Written,
+)
 from pytest_sealed.runtime.operations.entering import EnterCgroup, Hostname, JoinNetwork, LoopbackUp, Sysctl
 from pytest_sealed.runtime.operations.root import Copied, DiskScratch, KeepRoot, MemoryScratch, Overlay, Pivot, ReadOnlyRoot
 
@@ -36,6 +47,7 @@ __all__ = [
     "StepFailed",
     "Sysctl",
     "Tmpfs",
+    "WorkingDirectory",
     "Written",
     "execute",
 ]

@@ -54,19 +54,25 @@ class Context:
 
     def directory(self, path: str) -> int:
         """Return an O_PATH descriptor of the directory `path`; what is missing is made, owned by the container's root."""
-        try:
-            return self.resolve(path, _DIRECTORY)
-        except FileNotFoundError:
-            pass
-        parent = self.directory(os.path.dirname(path))
-        try:
-            os.mkdir(os.path.basename(path), 0o755, dir_fd=parent)
-            os.chown(os.path.basename(path), self.ids.outer(0), self.ids.outer(0), dir_fd=parent, follow_symlinks=False)
-        except FileExistsError:   # a dangling symlink: nothing that a mount may follow
-            raise NotADirectoryError(20, f"{path} is a link that leads nowhere", path) from None
-        finally:
-            os.close(parent)
-        return self.resolve(path, _DIRECTORY)
+        missing: list[str] = []
+        while True:   # no recursion: a path of an image's may have two thousand names
+            try:
+                fd = self.resolve(path, _DIRECTORY)
+                break
+            except FileNotFoundError:
+                path, name = os.path.split(path)
+                missing.append(name)
+        for name in reversed(missing):
+            path = os.path.join(path, name)
+            try:
+                os.mkdir(name, 0o755, dir_fd=fd)
+                os.chown(name, self.ids.outer(0), self.ids.outer(0), dir_fd=fd, follow_symlinks=False)
+            except FileExistsError:   # a dangling symlink: nothing that a mount may follow
+                raise NotADirectoryError(20, f"{path} is a link that leads nowhere", path) from None
+            finally:
+                os.close(fd)
+            fd = self.resolve(path, _DIRECTORY)
+        return fd
 
     def file(self, path: str) -> int:
         """Return an O_PATH descriptor of the file `path`; made empty if it is missing or a dangling link."""

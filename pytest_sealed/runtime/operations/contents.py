@@ -10,7 +10,7 @@ from pytest_sealed.linux import files, mounts
 from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 from pytest_sealed.runtime.user import resolve_user
 
-__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "Written"]
+__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "WorkingDirectory", "Written"]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
@@ -94,13 +94,32 @@ class Tmpfs(Operation):
                          f"size={self.size},mode={self.mode:o},{owner}")
 
 
+class WorkingDirectory(Operation):
+    """Make the directory that the command starts in, where it is missing."""
+
+    __slots__ = ("path",)
+    path: str
+
+    def apply(self, context: Context) -> None:
+        try:
+            os.close(context.directory(self.path))
+        except OSError as error:
+            why = _in_the_way(error) if isinstance(error, NotADirectoryError) else os.strerror(error.errno or 0)
+            if error.errno == errno.EOVERFLOW:   # its ids are mapped for the container's processes alone
+                why = "it is in a host folder, and missing there"
+            raise Refused("workdir", f"the working directory {self.path!r} can't be made: {why}") from error
+
+
+def _in_the_way(error: NotADirectoryError) -> str:
+    return f"{error.filename} is a link that leads nowhere" if "nowhere" in str(error) else "there is a file in the way"
+
+
 def _target(context: Context, what: str, target: str, *, folder: bool) -> int:
     """Return an O_PATH descriptor of what is mounted on; made if it is missing."""
     try:
         fd = context.directory(target) if folder else context.file(target)
     except NotADirectoryError as error:
-        why = f"{error.filename} is a link that leads nowhere" if "nowhere" in str(error) else "there is a file in the way"
-        raise Refused("mount", f"{what} can't be mounted at {target}: {why}") from error
+        raise Refused("mount", f"{what} can't be mounted at {target}: {_in_the_way(error)}") from error
     except OSError as error:
         raise Refused("mount", f"{what} can't be mounted at {target}: {os.strerror(error.errno or 0)}") from error
     if not folder and stat.S_ISDIR(os.fstat(fd).st_mode):
