@@ -41,7 +41,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
                 ports: list[int], mounts: list[dict[str, Any]], terminal: tuple[int, int] | None = None,
                 stdio: bool = False) -> dict[str, Any]:
     """Return the request `run` of the supervisor."""
-    environment = {**({"container": "pytest-sealed"} if spec.nested else {}), **image.config.env, **dict(spec.env)}
+    environment = {**image.config.env, **dict(spec.env)}
     return {
         "id": container,
         "name": name,
