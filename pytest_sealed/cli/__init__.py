@@ -14,7 +14,13 @@ __all__ = ["main"]
 COMMANDS = {
     "build": "build images from recipes",
     "images": "list images",
+    "inspect": "show all that is known of images",
+    "history": "show what each layer of an image is",
+    "diff": "show what is different in another image",
+    "tag": "give an image another name",
+    "verify": "examine every file of images",
     "rm": "remove images",
+    "prune": "free space in the store",
     "pull": "fetch images from a registry",
     "push": "send an image to a registry",
     "login": "keep credentials for a registry",

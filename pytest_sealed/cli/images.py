@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from pytest_sealed.images.finder import recipe_names
+from pytest_sealed.images.prune import shared_sizes
 from pytest_sealed.images.store import Image, Store
 
 __all__ = ["add_parser", "run"]
@@ -24,14 +25,17 @@ def run(args: argparse.Namespace) -> int:
     store = Store()
     images = store.images()
     if args.json:
-        print(json.dumps([_facts(image) for image in images], indent=2))
+        shared = shared_sizes(store, images)
+        print(json.dumps([{**_facts(image), "shared_size": shared[image.reference]} for image in images], indent=2))
         return 0
     width = max([9, *(len(image.reference) for image in images)])
-    print(f"{'IMAGE':{width}}  {'DIGEST':12}  {'SIZE':>8}  {'LAYERS':>6}  BUILT")
+    print(f"{'IMAGE':{width}}  {'DIGEST':12}  {'SIZE':>8}  {'SHARED':>8}  {'LAYERS':>6}  {'AGE':14}  FROM")
+    shared = shared_sizes(store, images)
     for image in images:
         digest = image.digest.removeprefix("sha256:")[:12]
+        sizes = f"{image.size / 1e6:>5.0f} MB  {shared[image.reference] / 1e6:>5.0f} MB"
         age = _age(time.time() - image.created)
-        print(f"{image.reference:{width}}  {digest}  {image.size / 1e6:>5.0f} MB  {len(image.layers):>6}  {age}")
+        print(f"{image.reference:{width}}  {digest}  {sizes}  {len(image.layers):>6}  {age:14}  {_source(image)}")
     missing = [name for name in recipe_names() if name not in store.names()]
     if missing:
         print(f"not built: {', '.join(missing)} (sealed build NAME)")
@@ -41,7 +45,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _facts(image: Image) -> dict[str, Any]:
     return {"reference": image.reference, "digest": image.digest, "size": image.size, "created": image.created,
-            "layers": [str(path) for path in image.layers]}
+            "source": image.source, "layers": [str(path) for path in image.layers]}
+
+
+def _source(image: Image) -> str:
+    return image.source.removeprefix("sealed ") or "build"
 
 
 def _age(seconds: float) -> str:

@@ -102,4 +102,4 @@ class Builder:
                 work.step(step, rows)
             for state in recipe.states:
                 work.state(state)
-            return self.store.add(recipe.name, work.chain, work.config, architecture=architecture(), key=key)
+            return self.store.add(recipe.name, work.chain, work.config, architecture=architecture(), key=key, history=work.history)

@@ -44,6 +44,8 @@ class Construction:
         self._store, self._recipe, self._progress, self._fresh = store, recipe, progress, fresh
         self.chain = Chain()
         self.config = ImageConfig(env={"PATH": DEFAULT_PATH}, labels={})
+        self.history: list[str] = []
+        """What each layer was made by."""
 
     def start(self, parent: Image | None) -> None:
         """Make the first layer, or go on from the base image."""
@@ -54,6 +56,7 @@ class Construction:
             self.config = change_config(self.config, recipe.config)
             return
         self.chain = Chain(tuple(json.loads(path.with_name("layer.json").read_text())["diff_id"] for path in parent.layers))
+        self.history = self._store.history(parent)
         self.config = change_config(parent.config, recipe.config)
         if recipe.accounts:
             self._layer(["accounts", repr(recipe.accounts)], "accounts", self._accounts)
@@ -138,6 +141,7 @@ class Construction:
 
     def _layer(self, facts: list[Any], title: str, make: Callable[[Path], WrittenLayer]) -> None:
         """Add the layer that `make` writes, or the one that an earlier build has made of the same."""
+        self.history.append(f"{self._recipe.name}: {title}")
         record = self._store.folders.steps / f"{hash_of([FORMAT, self.chain.top, *facts])}.json"
         if not self._fresh:
             try:

@@ -56,6 +56,8 @@ class Image:
     """Bytes of all layers as tars."""
     created: float
     """Seconds since the epoch."""
+    source: str = ""
+    """Where it came from: the command that gets it again, or words; empty: it was built here."""
 
 
 def change_config(config: ImageConfig, changes: ConfigChanges) -> ImageConfig:

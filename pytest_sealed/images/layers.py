@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     _Archive = Callable[[], contextlib.AbstractContextManager[tuple[int, Callable[[], int]]]]
 
-__all__ = ["Chain", "Layers", "chain_id"]
+__all__ = ["SPLIT", "Chain", "Layers", "chain_id"]
 
 SPLIT = "split.gz"   # what of a layer's tar is in none of its files: see `tarsplit`
 

@@ -20,6 +20,7 @@ __all__ = [
     "INDEXES",
     "LARGEST",
     "MANIFESTS",
+    "OCI_LAYER",
     "REF_NAME",
     "Descriptor",
     "Manifest",

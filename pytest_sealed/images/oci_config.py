@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,8 +21,12 @@ _SECOND = 1_000_000_000
 _MOST_PORTS = 256   # each is a listening socket of the session
 
 
-def config_to_oci(config: ImageConfig, *, architecture: str, diff_ids: list[str]) -> dict[str, Any]:
-    """Return the OCI image config, from which `config_from_oci` makes the same again."""
+def config_to_oci(config: ImageConfig, *, architecture: str, diff_ids: list[str], history: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the OCI image config, from which `config_from_oci` makes the same again.
+
+    Args:
+        history: what each layer was made by. Without times: the same image has the same digest.
+    """
     labels = dict(config.labels)
     if config.ready is not None:
         labels[READY] = json.dumps(_wait_to_json(config.ready), separators=(",", ":"))
@@ -40,7 +45,8 @@ def config_to_oci(config: ImageConfig, *, architecture: str, diff_ids: list[str]
         body["Healthcheck"] = {"Test": ["CMD", *check.command], "Retries": check.retries,
                                **{key: int(seconds * _SECOND) for key, seconds in times.items()}}
     kept = {key: value for key, value in body.items() if value}
-    return {"architecture": architecture, "os": "linux", "config": kept, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    return {"architecture": architecture, "os": "linux", "config": kept, "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            **({"history": [{"created_by": text} for text in history]} if history else {})}
 
 
 def config_from_oci(data: dict[str, Any], *, ours: bool = True) -> ImageConfig:

@@ -66,7 +66,7 @@ class Records:
 
     def put(self, reference: str, record: dict[str, Any]) -> None:
         """Give a name to a record, in place of the one that had it."""
-        self._write(self.path(reference), encode(record), again=True)
+        self._write(self.path(reference), encode(record))
 
     def documents(self, record: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Return (digest, manifest, config).
@@ -90,9 +90,13 @@ class Records:
         return data
 
     def put_blob(self, data: bytes) -> str:
-        """Keep a document; return its digest."""
-        self._write(self._folders.blobs / digest_of(data).removeprefix("sha256:"), data)
-        return digest_of(data)
+        """Keep a document, in place of a damaged one of that digest; return its digest."""
+        digest = digest_of(data)
+        try:
+            self.blob(digest)
+        except (OSError, ValueError):
+            self._write(self._folders.blobs / digest.removeprefix("sha256:"), data)
+        return digest
 
     def _json(self, digest: str) -> dict[str, Any]:
         value = json.loads(self.blob(digest))
@@ -100,10 +104,8 @@ class Records:
             raise ValueError(f"the blob {digest} is no object")
         return value
 
-    def _write(self, path: Path, data: bytes, *, again: bool = False) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         """Write a file so that others see all of it or nothing."""
-        if path.exists() and not again:
-            return
         with self._folders.workspace() as work:
             with open(work / "file", "xb") as file:
                 file.write(data)
@@ -144,5 +146,7 @@ class Records:
 
 def again(reference: str, record: dict[str, Any]) -> str:
     """Return the command that makes an image again."""
-    source = str(record.get("source", ""))
+    source, tagged = str(record.get("source", "")), str(record.get("tagged", ""))
+    if tagged:
+        return f"{again(tagged, {'source': source})} && sealed tag {tagged} {reference}"
     return source if source.startswith("sealed ") else f"sealed build {reference}"

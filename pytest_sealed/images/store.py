@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.idmap import IdMap
 
 __all__ = ["Image", "ImageConfig", "Store"]
+
+_LEASE = "image-"   # and the digest of one: the name of its lock
+
 
 @final
 class Store:
@@ -83,10 +86,15 @@ class Store:
         except ImageError:
             return ""
 
-    def add(self, reference: str, chain: Chain, config: ImageConfig, *, architecture: str, key: str = "") -> Image:
-        """Put an image whose layers are in the store under a name, in place of one that had it."""
+    def add(self, reference: str, chain: Chain, config: ImageConfig, *, architecture: str, key: str = "",
+            history: Sequence[str] = ()) -> Image:
+        """Put an image whose layers are in the store under a name, in place of one that had it.
+
+        Args:
+            history: what each layer was made by.
+        """
         sizes = [self.layers.size(one) for one in chain.ids]
-        body = encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids)))
+        body = encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids), history=history))
         layers = [Descriptor(digest=diff_id, size=size, media_type=OCI_LAYER, annotations={})
                   for diff_id, size in zip(chain.diff_ids, sizes, strict=True)]
         manifest = manifest_of(body, layers, reference)
@@ -127,15 +135,23 @@ class Store:
         manifest = self.records.blob(image.digest)
         return image.reference, manifest, self.records.blob(json.loads(manifest)["config"]["digest"])
 
+    def history(self, image: Image) -> list[str]:
+        """Return what each layer of an image was made by, the lowest first; empty texts where that isn't said."""
+        config = self.records.documents({"manifest": image.digest})[2]
+        rows = config.get("history")
+        told = [str(row.get("created_by") or "") for row in rows if isinstance(row, dict) and not row.get("empty_layer")] \
+            if isinstance(rows, list) else []
+        return told if len(told) == len(image.layers) else [""] * len(image.layers)   # optional, and not checked by anyone
+
     def tag(self, reference: str, name: str) -> Image:
         """Give the image `reference` another name as well.
 
         Raises:
             ImageNotFound: there is no such image.
         """
-        _, record = self.records.lookup(reference)
+        full, record = self.records.lookup(reference)
         try:
-            self.records.put(name, {**record, "key": ""})
+            self.records.put(name, {**record, "key": "", "tagged": record.get("tagged") or full})
         except OSError as error:
             raise explain(error, self.root) from error
         return self.get(name)
@@ -149,9 +165,9 @@ class Store:
         """
         reference, record = self.records.lookup(reference)
         digest = str(record["manifest"])
-        with self.building(exclusive=True), self._flock(f"image-{digest.removeprefix('sha256:')}", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+        with self.building(exclusive=True):
             others = [name for name in self.names() if name != reference and self.digest(name) == digest]
-            if not free and not others:
+            if not others and self.in_use(digest):
                 raise ImageError(f"image {reference!r} is used by a running container",
                                  remedy="end the test run that `sealed ps` shows, and try again")
             os.unlink(self.records.path(reference))
@@ -161,9 +177,9 @@ class Store:
         """Remove layers and blobs that no image has; return the bytes freed. The caller holds `building(exclusive=True)`."""
         used_layers: set[str] = set()
         used_blobs: set[str] = set()
-        for name in self.names():
-            with contextlib.suppress(ImageError):
-                digest, manifest, config = self.records.documents(self.records.get(name))
+        for digest in {*map(self.digest, self.names()), *self._leased()}:   # a rebuilt image's name has another digest by now
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):   # damaged
+                _, manifest, config = self.records.documents({"manifest": digest})
                 used_blobs |= {digest, manifest["config"]["digest"]}
                 used_layers |= set(Chain(tuple(config["rootfs"]["diff_ids"])).ids)
         freed, doomed = 0, []
@@ -185,10 +201,32 @@ class Store:
 
     @contextlib.contextmanager
     def lease(self, image: Image) -> Iterator[None]:
-        """Keep an image from being removed while containers use it. Ends with the process, too."""
-        name = f"image-{image.digest.removeprefix('sha256:')}"
+        """Keep an image from being removed while containers use it, and note that it was used. Ends with the process, too."""
+        name = _lease(image.digest)
         with self._flock(name, fcntl.LOCK_SH):
+            with contextlib.suppress(OSError):   # a store that can't be written
+                os.utime(self.folders.locks / name)
             yield
+
+    def in_use(self, digest: str) -> bool:
+        """Say whether a live session has a lease on the image of that digest."""
+        name = _lease(digest)
+        if not (self.folders.locks / name).exists():   # and must not be made: its time is that of the last use
+            return False
+        with self._flock(name, fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+            return not free
+
+    def used(self, image: Image) -> float:
+        """Return when the image was last used or made, in seconds since the epoch."""
+        try:
+            return max(image.created, os.stat(self.folders.locks / _lease(image.digest)).st_mtime)
+        except OSError:
+            return image.created
+
+    def _leased(self) -> list[str]:
+        """Return the digests of all images that live sessions have leases on."""
+        digests = [f"sha256:{path.name.removeprefix(_LEASE)}" for path in self.folders.locks.glob(f"{_LEASE}*")]
+        return [digest for digest in digests if self.in_use(digest)]
 
     @contextlib.contextmanager
     def building(self, *, exclusive: bool = False) -> Iterator[None]:
@@ -218,4 +256,9 @@ class Store:
         if not self.layers.has(chain):
             raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=again(reference, record))
         return Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
-                     config=config_from_oci(config, ours=not record.get("source")), size=size, created=float(record.get("created", 0)))
+                     config=config_from_oci(config, ours=not record.get("source")), size=size, created=float(record.get("created", 0)),
+                     source=str(record.get("source", "")))
+
+
+def _lease(digest: str) -> str:
+    return f"{_LEASE}{digest.removeprefix('sha256:')}"

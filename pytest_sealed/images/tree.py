@@ -33,10 +33,11 @@ class Tree:
         root: fd of the layer's folder.
         lowers: fds of the layers below, the topmost first.
         shift: what is added to a container's id to get this namespace's; None: one id only, owners are lost.
+        contents: False makes files of their size without data, to compare all the rest with.
     """
 
-    def __init__(self, root: int, lowers: list[int], shift: int | None) -> None:
-        self._root, self._lowers, self._shift = root, lowers, shift
+    def __init__(self, root: int, lowers: list[int], shift: int | None, *, contents: bool = True) -> None:
+        self._root, self._lowers, self._shift, self._contents = root, lowers, shift, contents
         self._folder: tuple[str, int] | None = None   # the last parent folder, kept open
         self._mtimes: dict[str, float] = {}
         self._opaque: set[str] = set()
@@ -126,7 +127,9 @@ class Tree:
         self._clear(parent, name)
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
         try:
-            for chunk in entry.chunks():
+            if not self._contents:
+                os.ftruncate(fd, entry.info.size)
+            for chunk in entry.chunks() if self._contents else ():
                 view = memoryview(chunk)
                 while view:
                     view = view[os.write(fd, view):]

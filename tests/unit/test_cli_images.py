@@ -16,6 +16,7 @@ from pytest_sealed.cli.bar import Bar, Lines, progress_for
 from pytest_sealed.images.finder import find_recipe, recipe_names
 from pytest_sealed.images.image import ImageConfig
 from pytest_sealed.images.layers import Chain
+from pytest_sealed.images.manifest import OCI_LAYER, Descriptor, manifest_of
 from pytest_sealed.images.store import Store
 
 ONE = f"sha256:{'1' * 64}"
@@ -74,6 +75,42 @@ def test_rm_says_what_it_has_freed(store: Store, capsys: pytest.CaptureFixture[s
     assert Store().names() == []
 
 
+def test_images_tells_where_an_image_is_from_and_what_it_shares(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    add(store, "web")
+    store.add("other", Chain((ONE,)), ImageConfig(env={}, labels={}, user="x"), architecture="amd64")
+    store.records.put("other", {**store.records.get("other"), "source": "sealed pull registry.example/other"})
+    main(["images"])
+    head, other, web = capsys.readouterr().out.splitlines()[:3]
+    assert head.split() == ["IMAGE", "DIGEST", "SIZE", "SHARED", "LAYERS", "AGE", "FROM"]
+    assert other.split()[2:6] == ["2", "MB", "2", "MB"]
+    assert other.endswith("just now        pull registry.example/other")
+    assert web.endswith("build")
+
+
+def test_a_tag_is_another_name_and_tells_how_both_are_made_again(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    add(store, "web")
+    assert main(["tag", "web", "registry.example/team/web"]) == 0
+    assert capsys.readouterr().out == "registry.example/team/web:latest\n"
+    assert store.digest("registry.example/team/web:latest") == store.digest("web")
+    store.layers.path(ONE).rmdir()
+    assert main(["inspect", "registry.example/team/web"]) == 1
+    assert "remedy: sealed build web && sealed tag web registry.example/team/web:latest" in capsys.readouterr().err
+
+
+def test_history_lists_layers_and_steps_without_one(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    add(store, "plain")
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [ONE]}, "history": [
+        {"created_by": "ADD rootfs\n\x1b[31m /"}, {"created_by": "CMD [\"sh\"]", "empty_layer": True}]}
+    body = json.dumps(config).encode()
+    store.put("web", manifest_of(body, [Descriptor(digest=ONE, size=1, media_type=OCI_LAYER, annotations={})], "web").data, body,
+              Chain((ONE,)), source="sealed load web.tar")
+    assert main(["history", "web"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "111111111111      2.0 MB  ADD rootfs \\x1b[31m /", '-                      -  CMD ["sh"]']
+    assert main(["history", "plain"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["111111111111      2.0 MB  (not said)"]
+
+
 def test_rm_of_fetched_packages(store: Store) -> None:
     store.folders.make()
     (store.folders.cache / "x").write_text("")
@@ -86,6 +123,12 @@ def test_rm_of_fetched_packages(store: Store) -> None:
     (["rm", "postgers"], "no image 'postgers', did you mean 'postgres'?", "sealed build NAME"),
     (["build"], "which recipe?", "sealed build NAME (there are busybox, nginx, postgres, python, redis), or sealed build --all"),
     (["build", "postgers"], "there is no recipe 'postgers', did you mean 'postgres'?", "write fixture-images/postgers/image.toml"),
+    (["tag", "web", "x@sha256:" + "1" * 64], "a name with one can't be given by hand", "sealed tag IMAGE x"),
+    (["tag", "web", "Web"], "'Web' is no part of a name (capital letters aren't allowed)", "write NAME:TAG"),
+    (["prune", "--older-than", "3 days"], "'3 days' is no age", "for example 90m, 12h, 30d, 4w"),
+    (["prune", "--size", "much"], "--size='much' is no size", 'for example --size="64M"'),
+    (["verify", "nope"], "no image 'nope'", "`sealed images` lists those there are"),
+    (["diff", "nope", "nope"], "no image 'nope'", "`sealed images` lists those there are"),
     (["build", "./nope"], "nope:1: can't be read: No such file or directory", "name a folder with an image.toml"),
 ])
 def test_an_error_is_a_line_and_a_remedy(store: Store, capsys: pytest.CaptureFixture[str], argv: list[str], said: str, remedy: str) -> None:

@@ -1,0 +1,60 @@
+"""`sealed prune`: free space in the store."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+from pytest_sealed.cli.bar import progress_for
+from pytest_sealed.errors import SpecError
+from pytest_sealed.images.prune import prune
+from pytest_sealed.images.store import Store
+from pytest_sealed.values import parse_size
+
+__all__ = ["add_parser", "run"]
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `prune` to the commands."""
+    parser = subparsers.add_parser("prune", help="free space in the store", description=(
+        "Remove layers that no image has, and what killed commands left; with an option, images too. What a live session uses is never "
+        "removed. What `sealed build` has fetched is `sealed rm --cache`'s."))
+    parser.add_argument("--older-than", metavar="AGE", default="", help="images neither made nor used since, such as 12h, 30d, 4w")
+    parser.add_argument("--size", metavar="SIZE", default="", help="the images used longest ago, until the layers take at most this: 10G")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Remove what is asked for, and say what that has freed."""
+    older_than = parse_age(args.older_than) if args.older_than else None
+    size = parse_size(args.size, "--size") if args.size else None
+    progress = progress_for(sys.stderr, quiet=True) if args.quiet or not sys.stderr.isatty() else progress_for(sys.stderr)
+    try:
+        pruned = prune(Store(), older_than=older_than, size=size, dry_run=args.dry_run, progress=progress)
+    finally:
+        progress.clear()
+    if not args.quiet:
+        would = "would be " * args.dry_run
+        for name in pruned.names:
+            print(f"{name}: {would}removed")
+        for name in pruned.in_use:
+            print(f"{name}: kept, a live session uses it (`sealed ps`)")
+        print(f"{pruned.freed / 1e6:.0f} MB {would}freed")
+    return 0
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds that `12h`, `30d` or `4w` are.
+
+    Raises:
+        SpecError: it is no age.
+    """
+    match = re.fullmatch(r"(\d{1,6})([mhdw])", text, re.ASCII)
+    if match is None:
+        raise SpecError(f"{text!r} is no age", remedy="write a number of minutes, hours, days or weeks, for example 90m, 12h, 30d, 4w")
+    return int(match[1]) * float(_UNITS[match[2]])
