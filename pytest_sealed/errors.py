@@ -83,7 +83,13 @@ class NetworkError(SealedError):
 
 
 class ContainerFailed(SealedError):
-    """A container could not start, or failed while something waited for it."""
+    """A container could not start, or failed while something waited for it.
+
+    Attributes:
+        exit_status: what a shell returns for a command that is not there (127) or can't be executed (126); None where that wasn't it.
+    """
+
+    exit_status: int | None = None
 
 
 class ContainerExited(ContainerFailed):

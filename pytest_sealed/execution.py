@@ -136,7 +136,7 @@ def _not_started(container: Container, request: dict[str, Any], error: dict[str,
         return SpecError(f"exec in container {container.name!r}: {text}", remedy=(
             "start the container with that user=, or give this account a range of ids: "
             "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"))
-    if kind in ("command", "workdir", "ulimit", "terminal"):
+    if kind in ("command", "missing", "workdir", "ulimit", "terminal"):
         return ContainerFailed(f"exec in container {container.name!r}: {text}",
                                remedy=f"look into it: sealed run -ti {container.image} sh")
     if kind and kind[0].isupper():

@@ -19,6 +19,7 @@ __all__ = ["describe_end", "format_size", "report", "start_failed", "warn_of_cop
 
 _REMEDIES = {
     "command": "look into the image: sealed run -ti {image} sh",
+    "missing": "look into the image: sealed run -ti {image} sh",
     "workdir": "look into the image: sealed run -ti {image} sh",
     "image": "mend the image: /dev, /proc, /sys and /etc are folders in one that containers can be made of",
     "scratch": 'give it more: scratch_size="1M" or memory=, of which half is for the writable layer',
@@ -28,6 +29,9 @@ _REMEDIES = {
     "network": "",
 }
 """Kinds of failures of a start that no bug of ours is needed for."""
+
+_STATUS = {"command": 126, "missing": 127}
+"""What a shell returns for them. See "Exit Status for Commands" in POSIX, XCU 2.8.2."""
 
 
 def format_size(size: float | None) -> str:
@@ -76,7 +80,9 @@ def start_failed(container: Container, failure: dict[str, Any]) -> SealedError:
     if kind == "sysctl":
         return SpecError(f"{what}: {text}", remedy="`sysctl -a` shows the names that this kernel has, and the form of their values")
     if kind in _REMEDIES:
-        return ContainerFailed(f"{what}: {text}", remedy=_REMEDIES[kind].format(image=container.image))
+        failed = ContainerFailed(f"{what}: {text}", remedy=_REMEDIES[kind].format(image=container.image))
+        failed.exit_status = _STATUS.get(kind)
+        return failed
     return InternalError(f"{what}: {text}")
 
 

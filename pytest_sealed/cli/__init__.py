@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pytest_sealed.errors import SealedError, nearest, no_linux
+from pytest_sealed.errors import ContainerFailed, SealedError, nearest, no_linux
 
 __all__ = ["main"]
 
@@ -38,6 +38,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. An error is one line and its remedy on the standard error."""
     words = list(sys.argv[1:] if argv is None else argv)
+    failed = 125 if words[:1] == ["run"] else None   # as `docker run` has it, since its other exit codes are the command's
     try:
         args = _parser(words).parse_args(words)
         absent = no_linux()
@@ -46,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(import_module(f"pytest_sealed.cli.{args.sealed_command}").run(args))
     except SealedError as error:
         print(f"sealed: {error}", file=sys.stderr)
-        return 1
+        return (error.exit_status if isinstance(error, ContainerFailed) and failed else None) or failed or 1
+    except SystemExit as error:
+        if error.code == 2 and failed:   # argparse's
+            return failed
+        raise
     except KeyboardInterrupt:
         print("sealed: interrupted", file=sys.stderr)
         return 130

@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the container; return its exit code, or 128 + n where signal n ended it."""
+    """Run the container; return its exit code, or 128 + n where signal n ended it. `cli.main` has those of failures."""
     spec = _spec(args)
     if args.explain:
         return _explain(spec)

@@ -247,7 +247,7 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
         _limit(name, soft, hard)
     program, denied = argv[0], False
     if not program:
-        raise StartFailed("command", f"the first word of the command {argv!r} is empty")
+        raise StartFailed("missing", f"the first word of the command {argv!r} is empty")
     places = [program] if "/" in program else [f"{place or '.'}/{program}" for place in environment["PATH"].split(":")]
     for place in places:
         try:
@@ -264,7 +264,7 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
     if denied:
         raise StartFailed("command", f"{program} is not executable for the user {account.name or account.uid} (permission denied)")
     where = "" if "/" in program else f" in PATH={environment['PATH']}"
-    raise StartFailed("command", f"there is no {program!r} in the image{where}")
+    raise StartFailed("missing", f"there is no {program!r} in the image{where}")
 
 
 def _close_all_but(kept: int) -> None:

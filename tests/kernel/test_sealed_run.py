@@ -117,7 +117,7 @@ def test_options_reach_the_container(tmp_path: Path) -> None:
 
 def test_a_wrong_image_names_the_nearest_and_the_command() -> None:
     done = run("bussybox", "true")
-    assert done.returncode == 1
+    assert done.returncode == 125
     assert "busybox" in done.stderr
     assert "sealed build" in done.stderr
     assert "Traceback" not in done.stderr
@@ -125,8 +125,36 @@ def test_a_wrong_image_names_the_nearest_and_the_command() -> None:
 
 def test_t_without_a_terminal_is_refused() -> None:
     done = run("-t", "busybox", "sh")
-    assert done.returncode == 1
+    assert done.returncode == 125
     assert "-t needs a terminal" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["busybox", "nosuch"], 127, "there is no 'nosuch' in the image"),
+    (["--init", "busybox", "/no/such"], 127, "there is no '/no/such' in the image"),
+    (["busybox", ""], 127, "the first word of the command [''] is empty"),
+    (["busybox", "/etc/passwd"], 126, "/etc/passwd is not executable"),
+    (["busybox", "/etc"], 126, "/etc is not executable"),
+    (["-m", "1", "busybox", "true"], 125, "memory='1' is less than a container needs"),
+    (["-u", "nobody2", "busybox", "true"], 125, "has no user 'nobody2'"),
+    (["-w", "/etc/passwd", "busybox", "true"], 125, "there is a file in the way"),
+    (["--cpus", "many", "busybox", "true"], 125, "argument --cpus: invalid float value: 'many'"),
+    (["--nosuch", "busybox"], 125, "unrecognized arguments: --nosuch"),
+    ([], 125, "usage: sealed run"),
+], ids=str)
+def test_what_runs_no_command_has_an_exit_code_of_its_own(arguments: list[str], code: int, says: str) -> None:
+    done = run(*arguments)
+    assert says in done.stderr
+    assert (done.returncode, done.stdout) == (code, "")
+
+
+@pytest.mark.parametrize("code", [1, 2, 125, 126, 127, 255])
+def test_the_commands_exit_code_is_its_own_whatever_it_is(code: int) -> None:
+    assert run("busybox", "sh", "-c", f"exit {code}").returncode == code
+
+
+def test_help_is_no_failure() -> None:
+    assert run("--help").returncode == 0
 
 
 def test_a_shell_has_job_control(shell: Typist) -> None:
