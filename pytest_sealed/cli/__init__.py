@@ -27,6 +27,8 @@ COMMANDS = {
     "logout": "forget credentials for a registry",
     "load": "take images from an archive",
     "save": "write images into an archive",
+    "export": "put images into a file that is added to, for a CI cache",
+    "import": "take images from such a file",
     "run": "run a container in the foreground",
     "ps": "show live sandboxes and their containers",
     "sweep": "remove what killed sessions left behind",

@@ -14,6 +14,7 @@ from pytest_sealed.images.oci_config import config_from_oci, config_notes
 
 if TYPE_CHECKING:
     from pytest_sealed.images.image import Image
+    from pytest_sealed.images.origin import Origin
     from pytest_sealed.images.progress import Progress
     from pytest_sealed.images.store import Store
 
@@ -35,6 +36,8 @@ class Incoming:
     index: str = ""
     """Digest of the index that led to it."""
     notes: tuple[str, ...] = ()
+    origin: Origin | None = None
+    """What an export says of it."""
 
 
 def check_config(config: bytes, manifest: Manifest, what: str, wanted: Platform, *,
@@ -85,4 +88,8 @@ def take_in(store: Store, image: Incoming, fetch: Callable[[int, Descriptor], It
                     waiting=lambda what=what: progress.note(f"{what}: another process unpacks it; waiting"))  # type: ignore[misc]
         for note in image.notes:
             progress.note(f"{title}: {note}")
-        return [store.put(name, image.manifest.data, image.config, chain, source=image.source, index=image.index) for name in image.names]
+        images = [store.put(name, image.manifest.data, image.config, chain, source=image.source, index=image.index) for name in image.names]
+        if image.origin is None:
+            return images
+        image.origin.keep(store, chain)
+        return [store.get(image.origin.name)]

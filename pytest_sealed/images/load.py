@@ -33,6 +33,7 @@ from pytest_sealed.images.manifest import (
     parse_manifest,
     verify,
 )
+from pytest_sealed.images.origin import Origin
 from pytest_sealed.images.progress import Progress
 from pytest_sealed.images.reference import blob_path, parse_reference
 from pytest_sealed.images.sources import Source, open_source, read_small
@@ -54,9 +55,12 @@ class Loader:
     Args:
         platform: of images that there are several of; empty: this machine's.
         name: what the image is to be called; empty: as the archive says.
+        exported: it's one of `sealed export`, whose names and notes count.
     """
 
-    def __init__(self, store: Store, progress: Progress | None = None, *, platform: str = "", name: str = "") -> None:
+    def __init__(self, store: Store, progress: Progress | None = None, *, platform: str = "", name: str = "",
+                 exported: bool = False) -> None:
+        self._exported = exported
         self.store = store
         self._progress = progress or Progress()
         self._platform, self._insist = Platform.parse(platform), bool(platform)
@@ -94,7 +98,8 @@ class Loader:
             return self._kept(layer, pieces)
         chain = Chain(image.diff_ids)
         for number, layer in enumerate(image.manifest.layers):   # what is unpacked already won't be fetched below
-            if layer.digest != image.diff_ids[number] and self.store.layers.unpacked(chain.ids[number]):
+            if layer.digest != image.diff_ids[number] and self.store.layers.unpacked(chain.ids[number]) and \
+                    not self.store.cache.has(layer.digest, layer.size):
                 for _ in fetch(number, layer):
                     pass
         images = take_in(self.store, image, fetch, self._progress)
@@ -151,11 +156,17 @@ class Loader:
         else:
             rows = named
         for row in rows:
+            origin = Origin.parse(row.annotations) if self._exported else None
+            if origin is not None:
+                yield self._oci_image(source, row, origin.name, origin)
+                continue
+            if self._exported:
+                raise ImageError(f"{source.title} is no file of `sealed export`", remedy=f"sealed load {source.title}")
             name = row.annotations.get(_FULL_NAME) or _with_base(row.annotations.get(REF_NAME, ""), base)
             [name] = self._names([name] if name else [], alone=True, what=what)
             yield self._oci_image(source, row, name)
 
-    def _oci_image(self, source: Source, row: Descriptor, name: str) -> tuple[Incoming, list[str]]:
+    def _oci_image(self, source: Source, row: Descriptor, name: str, origin: Origin | None = None) -> tuple[Incoming, list[str]]:
         index = ""
         for _ in range(DEEPEST):
             data = self._blob(source, row)
@@ -168,7 +179,7 @@ class Loader:
             raise ImageError(f"{name} has indexes within indexes, more than {DEEPEST} deep")
         manifest = parse_manifest(data, row.media_type, f"the manifest of {name}")
         config = self._blob(source, manifest.config)
-        return self._incoming((name,), manifest, config, source, index), [blob_path(layer.digest) for layer in manifest.layers]
+        return self._incoming((name,), manifest, config, source, index, origin), [blob_path(layer.digest) for layer in manifest.layers]
 
     def _blob(self, source: Source, row: Descriptor) -> bytes:
         path = blob_path(row.digest)
@@ -176,9 +187,10 @@ class Loader:
 
     # both
 
-    def _incoming(self, names: tuple[str, ...], manifest: Manifest, config: bytes, source: Source, index: str = "") -> Incoming:
+    def _incoming(self, names: tuple[str, ...], manifest: Manifest, config: bytes, source: Source, index: str = "",
+                  origin: Origin | None = None) -> Incoming:
         diff_ids, notes = check_config(config, manifest, names[0], self._platform, insist=self._insist)
-        return Incoming(names=names, manifest=manifest, config=config, diff_ids=diff_ids, index=index, notes=notes,
+        return Incoming(names=names, manifest=manifest, config=config, diff_ids=diff_ids, index=index, notes=notes, origin=origin,
                         source=f"sealed load {source.title}")
 
     def _names(self, names: list[str], *, alone: bool, what: str) -> tuple[str, ...]:

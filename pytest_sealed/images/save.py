@@ -9,9 +9,9 @@ import os
 import sys
 import tarfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Protocol, final
+from typing import IO, TYPE_CHECKING, Literal, Protocol, final
 
 from pytest_sealed.errors import ImageError, SpecError
 from pytest_sealed.images.archive import forget_members
@@ -23,7 +23,7 @@ from pytest_sealed.images.reference import blob_path, digest_of, encode, parse_r
 if TYPE_CHECKING:
     from pytest_sealed.images.store import Store
 
-__all__ = ["FORMATS", "Stored", "save", "stored"]
+__all__ = ["FORMATS", "Stored", "TarOutput", "save", "stored", "write_oci"]
 
 FORMATS = ("docker-archive", "oci-archive", "oci")
 
@@ -81,14 +81,14 @@ def save(store: Store, references: Iterable[str], path: str, form: str = FORMATS
             if form == "docker-archive":
                 _docker(store, images, output, progress)
             else:
-                _oci(store, images, output, progress)
+                write_oci(store, images, output, progress)
     except OSError as error:
         raise ImageError(f"{path} can't be written: {error.strerror or error}",
                          remedy="name a file in a folder of yours, with room for it") from error
 
 
 class _Output(Protocol):
-    def add(self, name: str, size: int, pieces: Iterable[bytes]) -> None:
+    def add(self, name: str, size: int, pieces: Iterable[bytes]) -> object:
         """Write a file; nothing if there is one of that name."""
         ...
 
@@ -109,7 +109,13 @@ def _docker(store: Store, images: list[Stored], output: _Output, progress: Progr
     output.add("manifest.json", len(body), [body])
 
 
-def _oci(store: Store, images: list[Stored], output: _Output, progress: Progress) -> None:
+def write_oci(store: Store, images: list[Stored], output: _Output, progress: Progress,
+              annotations: Callable[[Stored], dict[str, str]] = lambda _image: {}) -> None:
+    """Write an OCI layout into `output`, its index.json last.
+
+    Args:
+        annotations: what the index says of an image besides its name.
+    """
     layout = b'{"imageLayoutVersion":"1.0.0"}'
     output.add("oci-layout", len(layout), [layout])
     rows = []
@@ -126,7 +132,7 @@ def _oci(store: Store, images: list[Stored], output: _Output, progress: Progress
         for data in (image.config, image.manifest.data):
             output.add(blob_path(digest_of(data)), len(data), [data])
         rows.append({"mediaType": image.manifest.media_type, "digest": image.manifest.digest, "size": len(image.manifest.data),
-                     "annotations": {REF_NAME: image.tag} if image.tag else {}})
+                     "annotations": {**({REF_NAME: image.tag} if image.tag else {}), **annotations(image)}})
     body = encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows})
     output.add("index.json", len(body), [body])
 
@@ -148,14 +154,14 @@ def _output(path: str, form: str) -> Iterator[_Output]:
     elif path == "-":
         if sys.stdout.isatty():
             raise SpecError("an archive isn't for a terminal", remedy="sealed save IMAGE FILE, or sealed save IMAGE - | …")
-        with _Tar(sys.stdout.buffer) as tar:
+        with TarOutput(sys.stdout.buffer) as tar:
             yield tar
         sys.stdout.buffer.flush()
     else:
         fresh = f"{path}.{uuid.uuid4().hex[:8]}"
         try:
             with open(fresh, "xb") as file:
-                with _Tar(file) as tar:
+                with TarOutput(file) as tar:
                     yield tar
                 file.flush()
                 os.fsync(file.fileno())
@@ -198,27 +204,37 @@ class _Folder:
 
 
 @final
-class _Tar:
+class TarOutput:
     """A tar of files and of their folders, whose headers say nothing but names, sizes, and who may unpack it.
 
     skopeo gives what it unpacks to the owners in the headers, and folders without one to root: an ordinary account couldn't.
+
+    Args:
+        stream: `file` may be a pipe.
+        present: the sizes of files that are there already, by name.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115  (closed in __exit__)
+    def __init__(self, file: IO[bytes], *, stream: bool = True, present: Mapping[str, int] | None = None) -> None:
+        mode: Literal["w|", "w"] = "w|" if stream else "w"
+        self._tar = tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT)  # noqa: SIM115  (closed in __exit__)
         self._seen: set[str] = set()
+        self._present = dict(present or {})
 
-    def __enter__(self) -> _Tar:
+    def __enter__(self) -> TarOutput:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._tar.close()
+            self.close()
 
-    def add(self, name: str, size: int, pieces: Iterable[bytes]) -> None:
-        if name in self._seen:
-            return
+    def close(self) -> None:
+        """Write the end of the tar."""
+        self._tar.close()
+
+    def add(self, name: str, size: int, pieces: Iterable[bytes]) -> bool:
+        """Write a file; return False if there is one of that name and size."""
+        if name in self._seen or self._present.get(name) == size:
+            return False
         parent = os.path.dirname(name)
         if parent:
             self._folder(parent)
@@ -226,6 +242,12 @@ class _Tar:
         entry = tarfile.TarInfo(name)
         entry.size = size
         self._put(entry, _Pieces(pieces))
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file in place of one of that name: the last one counts."""
+        self._present.pop(name, None)
+        self.add(name, len(data), [data])
 
     def _folder(self, name: str) -> None:
         if name in self._seen:
