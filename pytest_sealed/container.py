@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, receiving, waits
 from pytest_sealed.errors import ContainerNotStarted, InternalError, NetworkError, SealedError, SpecError
-from pytest_sealed.failure import describe_end, start_failed, warn_of_copy
+from pytest_sealed.failure import describe_end, start_failed, warn_of_copy, warn_of_disk
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
@@ -280,6 +280,8 @@ class Container:
             raise self._life.failure from None
         if self._life.copied is not None:
             warn_of_copy(self, self._life.copied, self._session)
+        if self.spec.scratch_size is not None:
+            warn_of_disk(self._session)
         return terminal
 
     # the end

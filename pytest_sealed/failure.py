@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_sealed.container import Container
     from pytest_sealed.runtime.client import Session
 
-__all__ = ["describe_end", "format_size", "report", "start_failed", "warn_of_copy"]
+__all__ = ["describe_end", "format_size", "report", "start_failed", "warn_of_copy", "warn_of_disk"]
 
 
 _REMEDIES = {
@@ -97,6 +97,16 @@ def warn_of_copy(container: Container, copied: dict[str, Any], session: Session)
         f"a container of {container.image!r} began with a copy of its image, {cost}, and so will each: "
         f"an overlay can't be written to {where}\n"
         "  remedy: set SEALED_STORE to a folder on ext4, xfs or btrfs, such as a volume"), stacklevel=2)
+
+
+def warn_of_disk(session: Session) -> None:
+    """Say once in a session that writable layers have no size here, if so."""
+    if "scratch_size" in session.warned or session.request("hello")[0]["memory_upper"]:
+        return
+    session.warned.add("scratch_size")
+    warnings.warn(SealedWarning(
+        f"scratch_size= has no effect: memory can't hold a writable layer here, so each is below {session.disk.parent}, of any size\n"
+        "  remedy: Linux 6.6 or later, or leave scratch_size= out"), stacklevel=2)
 
 
 def report(container: Container, end: dict[str, Any] | None, failure: SealedError | None, since_logs: int) -> str:

@@ -131,17 +131,18 @@ class ContainerChanges(TypedDict, total=False):
     """Several networks."""
     ports: Sequence[int]
     """More ports that are forwarded from the start; the image's are, and `port()` adds others at any time."""
-    memory: int | str
-    swap: int | str
-    cpus: float
-    cpu_shares: int
-    pids: int
+    memory: int | str | None
+    """As each of the next four, None lifts what a spec has set."""
+    swap: int | str | None
+    cpus: float | None
+    cpu_shares: int | None
+    pids: int | None
     shm_size: int | str
     """Of /dev/shm; 64 MiB by default."""
     scratch: Literal["memory", "disk"]
     """Where the writable layer lives; `disk` for big data. By default memory, where the kernel can."""
-    scratch_size: int | str
-    """Of a writable layer in memory; by default half of `memory`, or 1 GiB."""
+    scratch_size: int | str | None
+    """Of a writable layer in memory; by default, or None, half of `memory`, or 1 GiB."""
     mounts: Sequence[Mount]
     tmpfs: Sequence[str | Tmpfs]
     read_only: bool
@@ -269,7 +270,7 @@ def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]
     if limits:
         changes["limits"] = replace(spec.limits, **limits)
         if changes["limits"].swap is not None and changes["limits"].memory is None:
-            raise SpecError("swap= needs memory=", remedy='give both, for example memory="64M", swap="64M"')
+            raise SpecError("swap= needs memory=", remedy='give both, for example memory="64M", swap="64M", or neither: swap=None')
     if changes.get("init", spec.init) and changes.get("limits", spec.limits).pids == 1:
         raise SpecError("init=True needs two processes, and pids=1 allows one", remedy="give pids=2 or more, or leave init= out")
     return changes
@@ -290,6 +291,13 @@ def _targets(key: str, value: Any) -> tuple[Mount | Tmpfs, ...]:
 def _check_together(spec: ContainerSpec[Any], options: dict[str, Any], changes: dict[str, Any]) -> None:
     if "network" in options and "networks" in options:
         raise SpecError("both network= and networks= were given", remedy="give one of them")
+    ports = changes.get("ports", spec.ports)
+    if ports and changes.get("networks", spec.networks) == ():
+        raise SpecError(f"ports={[*ports]} lead nowhere without a network",
+                        remedy="leave network=None out, or, where another set the ports, add ports=[]")
+    if changes.get("scratch", spec.scratch) == "disk" and changes.get("scratch_size", spec.scratch_size) is not None:
+        raise SpecError('scratch_size= is for a writable layer in memory, and scratch="disk" puts it on disk, which sets no size',
+                        remedy="give one of them; where another set scratch_size, add scratch_size=None")
     if "mounts" in changes or "tmpfs" in changes:
         targets = [item.target for key in ("mounts", "tmpfs") for item in changes.get(key, getattr(spec, key))]
         twice = next((target for target in targets if targets.count(target) > 1), None)

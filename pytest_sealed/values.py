@@ -142,8 +142,10 @@ LIMITS = ("memory", "swap", "cpus", "cpu_shares", "pids")
 _RANGES = {"cpus": (0.01, 4096), "cpu_shares": (2, 262144), "pids": (1, 1 << 22)}
 
 
-def limit(key: str, value: Any) -> int | float:
-    """Return the value of the limit `key`, in bytes, CPUs, shares or processes."""
+def limit(key: str, value: Any) -> int | float | None:
+    """Return the value of the limit `key`, in bytes, CPUs, shares or processes; None for no limit."""
+    if value is None:
+        return None
     if key == "memory":
         size = parse_size(value, key)
         if size < MINIMUM_MEMORY:
@@ -304,7 +306,7 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "ports": _ports,
     "shm_size": lambda key, value: parse_size(value, key),
     "scratch": _scratch,
-    "scratch_size": lambda key, value: parse_size(value, key),
+    "scratch_size": lambda key, value: None if value is None else parse_size(value, key),
     "read_only": check_flag,
     "init": check_flag,
     "stop_signal": lambda _, value: parse_signal(value),

@@ -80,6 +80,8 @@ def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
     if args.entrypoint is not None:
         options["entrypoint"] = [args.entrypoint] if args.entrypoint else []
     if args.network == "none":
+        if args.publish:
+            raise SpecError(f"-p {args.publish[0]} leads nowhere with --network none", remedy="leave one of them out")
         options["network"] = None
     given = {key: getattr(args, key) for key in ("memory", "cpus", "pids", "user", "workdir", "name") if getattr(args, key) is not None}
     return image(args.image, **options, **given)

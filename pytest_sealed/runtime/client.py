@@ -79,7 +79,7 @@ class Session:
     def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None) -> None:
         self.ids = ids or find_id_map()
         self.hierarchy = hierarchy or detect()
-        self.warned: set[str] = set()   # images of whose copies a test has been told
+        self.warned: set[str] = set()   # what a test has been told once: images that are copied, "scratch_size"
         self.scoped = False   # whether systemd gave it a scope of its own
         self.hierarchy.enter_leaf()   # before the supervisor is forked: it belongs into the leaf too
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"

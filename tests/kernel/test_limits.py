@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, FOREVER, Scratch, eventually, idle, logged, sh
 
-from pytest_sealed import Container, ContainerFailed, Sandbox, SpecError, Tmpfs
+from pytest_sealed import Container, ContainerFailed, Sandbox, SealedWarning, SpecError, Tmpfs, image
 
 MIB = 1 << 20
 EAT = "awk 'BEGIN { s = \"x\"; while (length(s) < %d) s = s s; print length(s) }'"
@@ -73,6 +74,42 @@ def test_a_full_writable_layer_is_a_full_disk_and_no_end_by_memory(sandbox: Sand
                                                ({"memory": "64M", "scratch_size": "40M"}, 40 * MIB)])
 def test_the_writable_layer_in_memory_has_its_size(sandbox: Sandbox, options: dict[str, str], size: int) -> None:
     assert df(idle(sandbox, **options), "/") == size  # type: ignore[arg-type]
+
+
+def test_a_size_without_a_layer_in_memory_is_warned_of_once(
+        sandbox: Sandbox, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this kernel's memory can hold a layer, the supervisor's answer is changed to that of one whose memory can't."""
+    session = sandbox.session
+    asked = session.request
+
+    def request(op: str, *arguments: Any, **fields: Any) -> Any:
+        answer = asked(op, *arguments, **fields)
+        return ({**answer[0], "memory_upper": False}, *answer[1:]) if op == "hello" else answer
+    monkeypatch.setattr(session, "warned", set())
+    idle(sandbox)
+    idle(sandbox, scratch="disk")
+    if session.request("hello")[0]["memory_upper"]:
+        idle(sandbox, scratch_size="8M")
+    assert [str(item.message) for item in recwarn] == []
+    monkeypatch.setattr(session, "request", request)
+    for _ in range(2):
+        idle(sandbox, scratch_size="8M").restart(0)
+    assert [(item.category, str(item.message)) for item in recwarn] == [(SealedWarning, (
+        "scratch_size= has no effect: memory can't hold a writable layer here, so each is below "
+        f"{session.disk.parent}, of any size\n  remedy: Linux 6.6 or later, or leave scratch_size= out"))]
+
+
+@pytest.mark.parametrize("key", ["memory", "pids", "cpus"])
+def test_a_limit_that_a_spec_has_set_can_be_lifted(sandbox: Sandbox, key: str) -> None:
+    limited = image("busybox", command=FOREVER, memory="64M", pids=50, cpus=0.5)
+    file = {"v1": {"memory": "memory/memory.limit_in_bytes", "pids": "pids/pids.max", "cpus": "cpu/cpu.cfs_quota_us"},
+            "v2": {"memory": "memory.max", "pids": "pids.max", "cpus": "cpu.max"}}[sandbox.describe().cgroup][key]
+
+    def shown(**options: Any) -> str:
+        return sh(sandbox.run(limited, **options), f"cat /sys/fs/cgroup/{file}").split()[0]
+    assert shown() == {"memory": str(64 * MIB), "pids": "50", "cpus": "50000"}[key]
+    lifted = shown(**{key: None})
+    assert lifted in ("max", "-1") or int(lifted) > 1 << 60
 
 
 def test_on_disk_more_fits_than_in_memory(sandbox: Sandbox) -> None:

@@ -138,6 +138,7 @@ def test_t_without_a_terminal_is_refused() -> None:
     (["-m", "1", "busybox", "true"], 125, "memory='1' is less than a container needs"),
     (["-u", "nobody2", "busybox", "true"], 125, "has no user 'nobody2'"),
     (["-w", "/etc/passwd", "busybox", "true"], 125, "there is a file in the way"),
+    (["--network", "none", "-p", "80", "busybox", "true"], 125, "-p 80 leads nowhere with --network none"),
     (["--cpus", "many", "busybox", "true"], 125, "argument --cpus: invalid float value: 'many'"),
     (["--nosuch", "busybox"], 125, "unrecognized arguments: --nosuch"),
     ([], 125, "usage: sealed run"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def test_a_size_with_an_unknown_unit_names_the_units(text: str) -> None:
     assert error.remedy == 'for example memory="64M"'
 
 
-@pytest.mark.parametrize("value", [True, None, 1.5, [64], b"64M"])
+@pytest.mark.parametrize("value", [True, 1.5, [64], b"64M"])
 def test_a_size_that_is_neither_text_nor_a_whole_number_is_refused(value: object) -> None:
     assert refusal(memory=value).message == f"memory={value!r} is no size"
 
@@ -112,7 +113,7 @@ def test_a_limit_outside_its_range_names_the_range(key: str, value: float) -> No
 
 
 @pytest.mark.parametrize("key", ["cpus", "cpu_shares", "pids"])
-@pytest.mark.parametrize("value", [True, "1", None, [1]])
+@pytest.mark.parametrize("value", [True, "1", [1]])
 def test_a_limit_that_is_no_number_is_refused(key: str, value: object) -> None:
     assert refusal(**{key: value}).message == f"{key}={value!r} is no number"
 
@@ -127,6 +128,22 @@ def test_limits_are_kept_when_another_one_is_changed() -> None:
     changed = spec(memory="64M", cpus=1).replace(cpus=0.5)
     assert changed.limits == Limits(memory=64 << 20, cpus=0.5)
     assert changed.limits.pids == 2048
+
+
+@pytest.mark.parametrize(("key", "value"), [("memory", "64M"), ("cpus", 0.5), ("cpu_shares", 512), ("pids", 100), ("pids", 2048)])
+def test_none_lifts_a_limit_and_what_is_not_given_stays(key: str, value: int | str) -> None:
+    changed = spec(stop_timeout=1, **{"ulimits": {"nofile": 9}, key: value}).replace(**{key: None})
+    assert getattr(changed.limits, key) is None
+    assert changed.limits == dataclasses.replace(Limits(), **{key: None})
+    assert (changed.stop_timeout, changed.ulimits) == (1, (("nofile", 9, 9),))
+
+
+def test_swap_goes_with_memory() -> None:
+    limited = spec(memory="64M", swap="32M")
+    assert limited.replace(swap=None).limits == Limits(memory=64 << 20)
+    assert limited.replace(memory=None, swap=None).limits == Limits()
+    with pytest.raises(SpecError, match=r"swap= needs memory=\n  remedy: .*, or neither: swap=None"):
+        limited.replace(memory=None)
 
 
 # ---------------------------------------------------------------- keywords
@@ -232,6 +249,29 @@ def test_a_port_is_a_whole_number_up_to_65535(value: object) -> None:
 def test_scratch_is_memory_or_disk() -> None:
     assert refusal(scratch="dsik").message == "scratch='dsik' is none of 'memory', 'disk'"
     assert spec(scratch="disk").scratch == "disk"
+
+
+def test_a_size_of_a_layer_in_memory_contradicts_one_on_disk() -> None:
+    error = refusal(scratch="disk", scratch_size="1G")
+    assert error.message == 'scratch_size= is for a writable layer in memory, and scratch="disk" puts it on disk, which sets no size'
+    assert error.remedy == "give one of them; where another set scratch_size, add scratch_size=None"
+    for first, second in (({"scratch": "disk"}, {"scratch_size": "1G"}), ({"scratch_size": "1G"}, {"scratch": "disk"})):
+        with pytest.raises(SpecError, match="scratch_size= is for a writable layer in memory"):
+            spec(**first).replace(**second)
+    assert spec(scratch_size="1G").replace(scratch="disk", scratch_size=None).scratch == "disk"
+    assert spec(scratch="memory", scratch_size="1G").scratch_size == 1 << 30
+
+
+@pytest.mark.parametrize("alone", [{"network": None}, {"networks": []}])
+def test_ports_need_a_network(alone: dict[str, object]) -> None:
+    error = refusal(ports=[80, 443], **alone)
+    assert error.message == "ports=[80, 443] lead nowhere without a network"
+    assert error.remedy == "leave network=None out, or, where another set the ports, add ports=[]"
+    with pytest.raises(SpecError, match=r"ports=\[80\] lead nowhere"):
+        spec(ports=[80]).replace(**alone)
+    with pytest.raises(SpecError, match=r"ports=\[80\] lead nowhere"):
+        spec(**alone).replace(ports=[80])
+    assert spec(ports=[80]).replace(ports=[], **alone).networks == ()
 
 
 @pytest.mark.parametrize("key", ["stop_timeout", "wait_timeout"])
