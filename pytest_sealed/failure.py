@@ -25,6 +25,7 @@ _REMEDIES = {
     "scratch": 'give it more: scratch_size="1M" or memory=, of which half is for the writable layer',
     "ulimit": "give less: no more than `ulimit -a -H` shows on the host",
     "mount": "mount it elsewhere: `sealed run -ti {image} sh` shows what the image has there",
+    "seccomp": 'run it without a filter: seccomp="unconfined"',
     "terminal": "",
     "network": "",
 }
@@ -32,6 +33,9 @@ _REMEDIES = {
 
 _STATUS = {"command": 126, "missing": 127}
 """What a shell returns for them. See "Exit Status for Commands" in POSIX, XCU 2.8.2."""
+
+
+_OF_SIGNALS = {signal.SIGSYS: ": its filter of system calls does that to a program of another ABI, such as one of 32 bits"}
 
 
 def format_size(size: float | None) -> str:
@@ -51,7 +55,7 @@ def describe_end(name: str, argv: list[str], end: dict[str, Any] | None, limit: 
     if end is None:
         return f"container {name!r} has not ended ({command})"
     if end["signal"] is not None:
-        cause = f"was ended by {signal_name(end['signal'])}"
+        cause = f"was ended by {signal_name(end['signal'])}{_OF_SIGNALS.get(end['signal'], '')}"
     else:
         cause = f"exited with code {end['code']}"
     memory = f", after the kernel had killed a process of it for reaching its memory limit of {format_size(limit)}" if end["oom"] else ""

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import SpecError
+from pytest_sealed.seccomp import filters_of
 from pytest_sealed.spec import CAPABILITIES, ContainerSpec, Tmpfs
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "rlimits": [list(row) for row in spec.ulimits],
         "sysctls": [list(row) for row in spec.sysctls],
         "capabilities": [CAPABILITIES[item] for item in spec.capabilities],
+        "seccomp": filters_of(spec.seccomp, spec.capabilities),
     }
 
 

@@ -158,6 +158,8 @@ class ContainerChanges(TypedDict, total=False):
     """Of the container's own namespaces, for example `{"net.core.somaxconn": "512"}`."""
     capabilities: Sequence[str]
     """Which of `CAPABILITIES` root keeps; by default all eleven."""
+    seccomp: str | os.PathLike[str]
+    """Which system calls it may make: `"default"`; `"unconfined"`, all; or a file: a profile in the OCI's form, or classic BPF."""
     labels: Mapping[str, str]
     wait: Wait | None
     """When it is ready; None: as soon as it runs. By default what the image says."""
@@ -221,6 +223,7 @@ class ContainerSpec(Generic[H_co]):
     ulimits: tuple[tuple[str, int, int], ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
+    seccomp: str = "default"
     labels: tuple[tuple[str, str], ...] = ()
     wait: Wait | _Unset | None = IMAGE_SAYS
     wait_timeout: float = 60.0

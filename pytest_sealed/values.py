@@ -235,6 +235,18 @@ def _capabilities(key: str, value: Any) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
+def _seccomp(key: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not _passable(text := str(os.fspath(value))):
+        raise SpecError(f"{key}={value!r} is no profile", remedy=f'for example {key}="unconfined", or {key}="profile.json"')
+    if text in ("default", "unconfined"):
+        return text
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.isfile(path):
+        raise SpecError(f"{key}={text!r} is neither default nor unconfined, and there is no file {path}"
+                        f"{nearest(text, ('default', 'unconfined'))}", remedy=f'for example {key}="unconfined", or {key}="profile.json"')
+    return path
+
+
 def _ports(key: str, value: Any) -> tuple[int, ...]:
     return tuple(sorted({tcp(port).port for port in _items(key, value, "[80, 443]")}))
 
@@ -315,6 +327,7 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "ulimits": _ulimits,
     "sysctls": _sysctls,
     "capabilities": _capabilities,
+    "seccomp": _seccomp,
     "wait": _wait,
     "setup": _setup,
 }

@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--entrypoint", metavar="PROGRAM")
     parser.add_argument("--init", action="store_true", help="a small init is PID 1 and reaps orphans")
     parser.add_argument("--read-only", action="store_true", help="the root file system can't be written")
+    parser.add_argument("--seccomp", metavar="PROFILE", help="which system calls it may make: default, unconfined, or a file")
     parser.add_argument("--explain", action="store_true", help="print the steps that make the container, and run nothing")
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's, with its arguments")
@@ -83,7 +84,8 @@ def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
         if args.publish:
             raise SpecError(f"-p {args.publish[0]} leads nowhere with --network none", remedy="leave one of them out")
         options["network"] = None
-    given = {key: getattr(args, key) for key in ("memory", "cpus", "pids", "user", "workdir", "name") if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in ("memory", "cpus", "pids", "user", "workdir", "name", "seccomp")
+             if getattr(args, key) is not None}
     return image(args.image, **options, **given)
 
 
@@ -120,8 +122,14 @@ def _explain(spec: ContainerSpec[Container]) -> int:
     for step in plan(request, facts, ids):
         print(step)
     print(f"enter a user namespace; keep capabilities {', '.join(spec.capabilities)}; no_new_privs; "
-          f"run {' '.join(request['argv'])} as {request['user'] or 'root'}")
+          f"{_filters(spec, request)}; run {' '.join(request['argv'])} as {request['user'] or 'root'}")
     return 0
+
+
+def _filters(spec: ContainerSpec[Container], request: dict[str, Any]) -> str:
+    if spec.seccomp == "unconfined":
+        return "no filter of system calls"
+    return f"filters of system calls: {', '.join(request['seccomp']['ready']) or spec.seccomp}"
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from typing import Any
 
 from pytest_sealed.linux import mounts, namespaces
 from pytest_sealed.linux.files import openat2
-from pytest_sealed.linux.process import close_range, inotify_init, pidfd_open
+from pytest_sealed.linux.process import close_range, inotify_init, pidfd_open, set_no_new_privs
 from pytest_sealed.runtime.forward.pipes import Pipe
 from pytest_sealed.runtime.scratch import memory_upper_works, upper_works
+from pytest_sealed.runtime.seccomp.filters import FilterRefused, ready, set_filters
 
 __all__ = ["INSTANCES", "PIPES", "main"]
 
@@ -36,6 +37,7 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
         found["mounts"][kind] = _tried(lambda kind=kind, flags=flags, data=data: _mount(kind, root, flags, data))  # type: ignore[misc]
     found["uppers"] = {"memory": memory_upper_works(root, payload["memory"]),
                        "disk": upper_works(root, payload["disk"]) if payload["disk"] else False}
+    found["seccomp"] = _tried(_filter)
     found["overlay"] = _tried(lambda: _overlay(root, payload["memory"]))
     found["network"] = _tried(_network)
     found["netem"] = _tried(_netem)
@@ -96,6 +98,20 @@ def _calls() -> None:
     except OSError as error:
         if error.errno != errno.EBADF:
             raise
+
+
+def _filter() -> None:
+    """Set a container's filter of system calls, and look whether it is on."""
+    programs = ready()
+    if not programs:
+        raise FilterRefused("no filter of system calls ships for this machine")
+    set_no_new_privs()
+    set_filters([programs["default"]])
+    try:
+        namespaces.unshare(0)   # nothing to the kernel
+    except PermissionError:
+        return
+    raise FilterRefused("a filter of system calls was set, and it is not on")
 
 
 def _network() -> None:

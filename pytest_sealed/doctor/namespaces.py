@@ -92,16 +92,24 @@ def check(host: Host, tried: Tried) -> Iterator[Finding]:
     else:
         yield Finding(check="file systems", state="ok", found=f"{', '.join(sorted([*tried.facts['mounts'], 'overlay']))} were mounted")
     yield _calls(host, tried.facts["calls"])
+    yield _filter(tried.facts["seccomp"])
 
 
 def _calls(host: Host, failed: str) -> Finding:
     filtered = _status_field("Seccomp") == "2"
-    under = "under a seccomp filter" if filtered else "no seccomp filter"
+    under = "under a seccomp filter" if filtered else "under no seccomp filter"
     if not failed:
         return Finding(check="system calls", state="ok", found=f"those that a container needs are there, {under}")
     return Finding(
         check="system calls", state="missing", found=f"{failed} ({under}, Linux {host.kernel})", effect="no container can be started",
         remedy=_outside(host) if filtered else Remedy(text="a kernel of 5.14 or later"), page=_page(host))
+
+
+def _filter(failed: str) -> Finding:
+    if not failed:
+        return Finding(check="seccomp", state="ok", found="a container's filter of system calls was set, and denied what it shall")
+    return Finding(check="seccomp", state="missing", found=failed, effect='containers start with seccomp="unconfined" only',
+                   remedy=Remedy(text="a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64"), page="how-to/hosts.md")
 
 
 def _refused(host: Host, error: SealedError) -> Finding:

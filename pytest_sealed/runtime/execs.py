@@ -45,7 +45,7 @@ class Execs:
         if record.state == "paused":
             raise SealedError(f"container {record.request['name']} is paused", remedy="unpause() it first")
         settled = {**request, "rlimits": record.request["rlimits"], "capabilities": record.request["capabilities"],
-                   "hostname": record.request["hostname"]}
+                   "seccomp": record.request["seccomp"], "hostname": record.request["hostname"]}
         ours, theirs = pair()
         assert record.group is not None  # noqa: S101  (it runs)
         procs = record.group.entry()[1]

@@ -6,6 +6,7 @@ import os
 import signal
 
 from pytest_sealed.linux import process
+from pytest_sealed.runtime.seccomp import filters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["fork_under_init"]
 
 
-def fork_under_init(sync: Channel, terminal: bool) -> None:
-    """Fork: the parent stays PID 1 and never returns, the child returns, and goes on to the command."""
+def fork_under_init(sync: Channel, terminal: bool, programs: list[bytes]) -> None:
+    """Fork: the parent stays PID 1, under the command's filters, and never returns; the child returns, and goes on to the command."""
     # Signals are blocked, and taken one by one. PID 1 ignores what it neither handles nor blocks; and a handler of Python's
     # runs between system calls: one for a signal that comes just before a wait would wait with it.
     taken = signal.valid_signals()
@@ -30,6 +31,7 @@ def fork_under_init(sync: Channel, terminal: bool) -> None:
     process.set_name("sealed-init")
     process.set_command_line("/sealed-init")   # the host's paths are none of the container's business
     process.close_range(0)
+    filters.set_filters(programs)
     while True:
         number = signal.sigwait(taken)
         if number == signal.SIGCHLD:

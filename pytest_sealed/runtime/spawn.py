@@ -19,6 +19,7 @@ import termios
 from pytest_sealed.linux import files, namespaces, process
 from pytest_sealed.runtime import operations
 from pytest_sealed.runtime.init import fork_under_init
+from pytest_sealed.runtime.seccomp import filters
 from pytest_sealed.runtime.user import Account, UnknownUser, resolve_user
 
 TYPE_CHECKING = False
@@ -39,6 +40,9 @@ _EVERY_NAMESPACE = (
 
 open_files: tuple[int, int] | None = None
 """Limit of a command's descriptors, where the supervisor has another for itself."""
+
+ready_filters: dict[str, bytes] = {}
+"""The filters of system calls that ship for this machine. Read ahead: in a container's mount namespace they are out of reach."""
 
 caught_signals: list[int] = []
 """Signals that the supervisor ignores or handles, some since whoever started pytest ignores them. A command gets their defaults."""
@@ -67,9 +71,10 @@ def run_container(request: dict[str, Any], steps: list[operations.Operation], id
                 _give(fd, account, ids)
         _enter_user_namespace(account, list(context.kept.values()), sync)
         _become(request, account, ids, stdio, context.root_fd)
+        programs = _filters(request, account, ids)
         if request["init"]:
-            fork_under_init(sync, request["tty"])
-        _execute(request, account, sync)
+            fork_under_init(sync, request["tty"], programs)
+        _execute(request, account, programs, sync)
     except BaseException as error:
         _fail(sync, error)
     os._exit(127)
@@ -108,7 +113,7 @@ def run_exec(request: dict[str, Any], ids: IdMap, pid: int, pidfd: int, procs: l
         if request["tty"]:
             stdio = _terminal(account, ids, sync, (0, 0), outer=False)
         _become(request, account, ids, stdio, root_fd)
-        _execute(request, account, sync)
+        _execute(request, account, _filters(request, account, ids), sync)
     except BaseException as error:
         _fail(sync, error)
     os._exit(127)
@@ -213,6 +218,10 @@ def _become(request: dict[str, Any], account: Account, ids: IdMap, stdio: list[i
     _change_directory(request["workdir"], root_fd)
 
 
+def _filters(request: dict[str, Any], account: Account, ids: IdMap) -> list[bytes]:
+    return filters.chosen(request, ready_filters, single_root=ids.single and account.uid == 0)
+
+
 def _limit(name: str, soft: int, hard: int) -> None:
     number = getattr(resource, f"RLIMIT_{name.upper()}")
     infinite = resource.RLIM_INFINITY
@@ -232,7 +241,7 @@ def _change_directory(path: str, root_fd: int) -> None:
         raise StartFailed("workdir", f"the working directory {path!r} can't be entered: {os.strerror(error.errno or 0)}") from error
 
 
-def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoReturn:
+def _execute(request: dict[str, Any], account: Account, programs: list[bytes], sync: Channel) -> NoReturn:
     sync.send({"exec": True})   # the end of the channel without an error after it is the exec's
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": account.home,
                    "HOSTNAME": request["hostname"], **({"TERM": "xterm"} if request["tty"] else {}), **request["env"]}
@@ -245,6 +254,7 @@ def _execute(request: dict[str, Any], account: Account, sync: Channel) -> NoRetu
         resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
     for name, soft, hard in request["rlimits"]:
         _limit(name, soft, hard)
+    filters.set_filters(programs)   # a filter of the user's may deny what is needed until here
     program, denied = argv[0], False
     if not program:
         raise StartFailed("missing", f"the first word of the command {argv!r} is empty")

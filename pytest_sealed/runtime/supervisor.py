@@ -30,6 +30,7 @@ from pytest_sealed.runtime.loop import Loop
 from pytest_sealed.runtime.protocol import Channel, ProtocolError
 from pytest_sealed.runtime.room import is_full
 from pytest_sealed.runtime.scratch import memory_upper_works, remove_tree, upper_works
+from pytest_sealed.runtime.seccomp import filters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -282,6 +283,7 @@ def main() -> None:
         log = os.open(f"{config['run_dir']}/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(log, 2)
         os.dup2(log, 1)
+        spawn.ready_filters = filters.ready()
         supervisor = Supervisor(control, client_pidfd, config)
         spawn.caught_signals = [number for number in signal.valid_signals() if signal.getsignal(number) not in (signal.SIG_DFL, None)]
         supervisor.loop.run()

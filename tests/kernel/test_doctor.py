@@ -48,7 +48,7 @@ def test_here_containers_can_run_and_nothing_is_left() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("Containers can run here")
-    for check in ("namespaces", "file systems", "system calls", "networks", "containers"):
+    for check in ("namespaces", "file systems", "system calls", "seccomp", "networks", "containers"):
         assert any(line.startswith(f"ok        {check} ") for line in lines), done.stdout
     assert any(line.startswith(("ok        writable layers ", "degraded  writable layers ")) for line in lines), done.stdout
     assert done.stderr == ""

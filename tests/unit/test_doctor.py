@@ -36,8 +36,8 @@ def host(**known: Any) -> Host:
 
 
 def tried(**facts: Any) -> Tried:
-    usual: dict[str, Any] = {"mounts": {"proc": "", "tmpfs": ""}, "overlay": "", "calls": "", "uppers": {"memory": True, "disk": True},
-                             "network": "", "netem": "", "pipes": 16, "inotify": ""}
+    usual: dict[str, Any] = {"mounts": {"proc": "", "tmpfs": ""}, "overlay": "", "calls": "", "seccomp": "",
+                             "uppers": {"memory": True, "disk": True}, "network": "", "netem": "", "pipes": 16, "inotify": ""}
     return Tried(facts={**usual, **facts})
 
 
@@ -170,18 +170,25 @@ def test_a_python_without_ctypes_is_answered_by_the_package() -> None:
 
 def test_a_kind_of_file_system_that_is_missing_is_named() -> None:
     found = list(namespaces.check(host(), tried(overlay="[Errno 19] mount overlay: No such device")))
-    assert [finding.state for finding in found] == ["ok", "missing", "ok"]
+    assert [finding.state for finding in found] == ["ok", "missing", "ok", "ok"]
     assert found[1].remedy.commands == ("sudo modprobe overlay",)
 
 
 def test_a_system_call_that_is_refused_names_the_filter_or_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = tried(calls="[Errno 38] mount_setattr: Function not implemented")
     monkeypatch.setattr(namespaces, "_status_field", lambda _name: "0")
-    assert list(namespaces.check(host(), failed))[-1].remedy.text == "a kernel of 5.14 or later"
+    assert list(namespaces.check(host(), failed))[2].remedy.text == "a kernel of 5.14 or later"
     monkeypatch.setattr(namespaces, "_status_field", lambda _name: "2")
-    last = list(namespaces.check(host(place="container"), failed))[-1]
-    assert "under a seccomp filter" in last.found
-    assert "seccomp=unconfined" in last.remedy.text
+    calls = list(namespaces.check(host(place="container"), failed))[2]
+    assert "under a seccomp filter" in calls.found
+    assert "seccomp=unconfined" in calls.remedy.text
+
+
+def test_a_filter_that_cannot_be_set_is_told_with_what_is_left() -> None:
+    *_, found = namespaces.check(host(), tried(seccomp="FilterRefused: no filter of system calls ships for this machine"))
+    assert (found.check, found.state) == ("seccomp", "missing")
+    assert found.effect == 'containers start with seccomp="unconfined" only'
+    assert found.remedy.text == "a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64"
 
 
 # ---------------------------------------------------------------- ids

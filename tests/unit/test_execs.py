@@ -22,7 +22,7 @@ def test_where_it_would_be_born_under_the_limit_the_refusal_is_the_same(monkeypa
     def full(*_: object) -> int:
         raise BlockingIOError
     monkeypatch.setattr(execs, "fork_in_group", full)
-    request = {"name": "web", "limits": {"pids": limit}, "rlimits": [], "capabilities": [], "hostname": "web"}
+    request = {"name": "web", "limits": {"pids": limit}, "rlimits": [], "capabilities": [], "seccomp": {}, "hostname": "web"}
     group = SimpleNamespace(entry=lambda: (None, []), stats=lambda: {"pids_current": now})
     record = SimpleNamespace(request=request, state="running", group=group, pid=1, pidfd=-1)
     supervisor: Any = SimpleNamespace(containers=SimpleNamespace(alive=lambda _: record), ids=None)

@@ -32,7 +32,7 @@ def test_nothing_but_its_channel_is_open_when_a_command_is_executed(number: int)
                 os._exit(0)
             os.execve = execve  # type: ignore[assignment]
             channel = Channel(socket.socket(fileno=os.dup2(sync, number)))
-            spawn._execute(REQUEST, Account(0, 0, [], "/", "root"), channel)
+            spawn._execute(REQUEST, Account(0, 0, [], "/", "root"), [], channel)
         finally:
             os._exit(1)
     os.close(writer)
