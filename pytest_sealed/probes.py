@@ -124,7 +124,7 @@ class LogLook:
                 continue
             *lines, self._rest[record.stream] = (self._rest[record.stream] + record.data).split(b"\n")
             for line in lines:
-                self._last = line.decode("utf-8", "replace") or self._last
+                self._last = _text(line) or self._last
                 self._seen += self._matches(line)
         partial = sum(self._matches(rest) for rest in self._rest.values() if rest)
         if self._seen + partial >= self._condition.times:
@@ -134,4 +134,9 @@ class LogLook:
         return f"{self._seen} of {self._condition.times} such lines; the last line was {self._last[:200]!r}"
 
     def _matches(self, line: bytes) -> bool:
-        return bool(self._pattern.search(line.decode("utf-8", "replace")))
+        return bool(self._pattern.search(_text(line)))
+
+
+def _text(line: bytes) -> str:
+    """Return a line without its end, which is CR LF for a terminal and for programs from elsewhere, and CR CR LF for both."""
+    return line.rstrip(b"\r").decode("utf-8", "replace")

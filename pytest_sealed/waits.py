@@ -52,7 +52,7 @@ class Http:
 @final
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line of the log matches a regular expression (`re.search`)."""
+    """A line of the log, without its line end (LF or CR LF), matches a regular expression (`re.search`)."""
 
     pattern: str
     stream: Literal["stdout", "stderr"] | None = None

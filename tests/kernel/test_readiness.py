@@ -91,6 +91,14 @@ def test_lines_are_counted_and_those_of_one_stream_if_wished(sandbox: Sandbox) -
     container.wait_for_log("^ready$", times=3, timeout=60)
 
 
+@pytest.mark.parametrize("end", ["", "\\r\\n", "\\r\\r\\n", "\\r"])
+def test_a_line_end_with_a_carriage_return_is_no_part_of_the_line(sandbox: Sandbox, end: str) -> None:
+    container = sandbox.run("busybox", ["sh", "-c", f"printf '10%%\\rready{end}'; exec sleep 1000000"], wait=log("^10%\rready$"))
+    assert container.logs() == "10%\rready" + end.encode().decode("unicode_escape")   # which is as it was written
+    if end.endswith("n"):
+        assert "the last line was '10%\\rready'" in said(container, log("never"))
+
+
 def test_a_line_without_an_end_counts_too(sandbox: Sandbox) -> None:
     container = sandbox.run("busybox", ["sh", "-c", "printf 'user> '; exec sleep 1000000"], wait=log("user> $"))
     assert container.logs() == "user> "
