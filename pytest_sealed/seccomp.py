@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -34,10 +35,11 @@ def filters_of(choice: str, capabilities: Sequence[str], *, nested: bool = False
             data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise SpecError(f"the seccomp profile {choice} can't be read: {error.strerror}", remedy=f"ls -l {choice}") from None
-    return {"ready": [], "program": _program(choice, data, capabilities).hex()}
+    return {"ready": [], "program": _program(choice, data, tuple(capabilities)).hex()}
 
 
-def _program(path: str, data: bytes, capabilities: Sequence[str]) -> bytes:
+@functools.lru_cache(maxsize=16)   # libseccomp takes as long as the rest of a start
+def _program(path: str, data: bytes, capabilities: tuple[str, ...]) -> bytes:
     # few runs come here
     from pytest_sealed.linux.seccomp import INSTRUCTION, LARGEST_PROGRAM
     from pytest_sealed.runtime.seccomp.profile import FAMILIES, compile_profile

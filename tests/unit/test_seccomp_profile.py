@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import bpf
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_sealed import Container
 from pytest_sealed.errors import HostUnsupported, SpecError
@@ -108,6 +111,9 @@ def test_it_is_compiled_for_the_machine_that_is_asked_for() -> None:
     (allowing(flags=["SECCOMP_FILTER_FLAG_LOG"]), "the profile: it has the key 'flags', which nothing is done with"),
     (allowing(syscalls={}), "the profile: syscalls is no list: {}"),
     (allowing({"names": "read"}), "the profile: names is no list: 'read'"),
+    (allowing({"names": ["read", None]}), "the profile: None of names is no name"),
+    (allowing({"names": ["re\0ad"]}), "the profile: 're\\x00ad' of names is no name"),
+    ("[" * 100_000, "the profile: it is neither JSON nor a program for seccomp(2): "),
     (allowing({"names": ["read"], "errno": 1}), "the profile: a rule has the key 'errno', which nothing is done with"),
     (allowing({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}), "the profile: errno 4096 is no number of 0 to 4095"),
     (allowing({"names": ["read"], "args": [argument(0, 0, "EQ")]}), "the profile: op 'EQ' of an argument is none of SCMP_CMP_NE, "),
@@ -143,6 +149,26 @@ def test_without_libseccomp_a_profile_is_refused_with_the_remedy(monkeypatch: py
     assert str(caught.value) == (
         "the profile: a profile is compiled by libseccomp, which isn't here: libseccomp.so.2: cannot open shared object file: No such file "
         "or directory\n  remedy: sudo apt-get install libseccomp2, or give a program that is ready: a file of classic BPF")
+
+
+_LEAF = st.none() | st.booleans() | st.integers(-1, 1 << 65) | st.floats() | st.text(max_size=4) | st.sampled_from([
+    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ARCH_X86", "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ", "read", "socket", "amd64", "4.8"])
+_KEY = st.text(max_size=3) | st.sampled_from([
+    "defaultAction", "defaultErrnoRet", "architectures", "archMap", "syscalls", "names", "name", "action", "errnoRet", "args", "includes",
+    "excludes", "caps", "arches", "minKernel", "index", "value"])
+_ANY = st.recursive(_LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEY, inner, max_size=4), max_leaves=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(default=_LEAF | st.just("SCMP_ACT_ERRNO"), more=st.dictionaries(_KEY, _ANY, max_size=3),
+       rule=st.dictionaries(_KEY, _ANY, max_size=4),
+       key=st.sampled_from(["names", "args", "includes", "excludes", "errnoRet", "action"]), value=_ANY)
+def test_whatever_a_profile_says_it_is_compiled_or_refused(default: Any, more: dict[str, Any], rule: dict[str, Any], key: str,
+                                                           value: Any) -> None:
+    for profile in ({"defaultAction": default, **more}, {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]},
+                    allowing({"names": ["read", "socket"], key: value})):
+        with contextlib.suppress(SpecError):
+            assert compiled(profile)
 
 
 # ---------------------------------------------------------------- the option

@@ -46,7 +46,7 @@ def compile_profile(text: str, what: str, *, machine: str, capabilities: Iterabl
     """
     try:
         profile = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad(what, f"it is neither JSON nor a program for seccomp(2): {error}") from None
     profile = _object(what, "it", profile, ("defaultAction", "defaultErrnoRet", "architectures", "archMap", "syscalls", "comment"))
     default = _action(what, profile.get("defaultAction"), profile.get("defaultErrnoRet"))
@@ -56,7 +56,7 @@ def compile_profile(text: str, what: str, *, machine: str, capabilities: Iterabl
             newest = 0
             for row in _list(what, "syscalls", profile.get("syscalls", [])):
                 rule = _object(what, "a rule", row, ("names", "name", "action", "errnoRet", "args", "includes", "excludes", "comment"))
-                names = [str(name) for name in _list(what, "names", rule.get("names") or ([rule["name"]] if rule.get("name") else []))]
+                names = _texts(what, "names", rule.get("names") or ([rule["name"]] if rule.get("name") else []))
                 newest = max([newest, *(libseccomp.number(name, FAMILIES[machine][0]) or 0 for name in names)])
                 if _applies(what, rule, machine, held):
                     _add(what, rules, names, rule, default)
@@ -90,11 +90,11 @@ def _newer_than(newest: int, arch: str) -> bytes:
 def _arches(what: str, profile: dict[str, Any], machine: str) -> list[str]:
     """Return the ABIs that the rules are for: the machine's own, and which others of its family the profile names."""
     own, *others = FAMILIES[machine]
-    named = set(_list(what, "architectures", profile.get("architectures") or []))
+    named = set(_texts(what, "architectures", profile.get("architectures") or []))
     for row in _list(what, "archMap", profile.get("archMap") or []):
         entry = _object(what, "an entry of archMap", row, ("architecture", "subArchitectures"))
         if entry.get("architecture") == own:
-            named |= set(_list(what, "subArchitectures", entry.get("subArchitectures") or []))
+            named |= set(_texts(what, "subArchitectures", entry.get("subArchitectures") or []))
     return [own, *(arch for arch in others if arch in named)]
 
 
@@ -103,9 +103,9 @@ def _applies(what: str, rule: dict[str, Any], machine: str, held: set[str]) -> b
         conditions = _object(what, key, rule.get(key) or {}, ("caps", "arches", "minKernel"))
         found = []
         if conditions.get("arches"):
-            found.append(_GO_NAMES[machine] in _list(what, "arches", conditions["arches"]))
+            found.append(_GO_NAMES[machine] in _texts(what, "arches", conditions["arches"]))
         if conditions.get("caps"):
-            caps = set(_list(what, "caps", conditions["caps"]))
+            caps = set(_texts(what, "caps", conditions["caps"]))
             found.append(caps <= held if key == "includes" else bool(caps & held))
         if conditions.get("minKernel"):
             found.append(_version(what, os.uname().release) >= _version(what, conditions["minKernel"]))
@@ -135,7 +135,7 @@ def _add(what: str, rules: libseccomp.Rules, names: list[str], rule: dict[str, A
 def _comparison(what: str, row: Any) -> libseccomp.Comparison:
     argument = _object(what, "an argument", row, ("index", "value", "valueTwo", "op"))
     operator = argument.get("op")
-    if operator not in _OPERATORS:
+    if not isinstance(operator, str) or operator not in _OPERATORS:
         raise _bad(what, f"op {operator!r} of an argument is none of {', '.join(_OPERATORS)}")
     index, value, other = (argument.get(key, 0) for key in ("index", "value", "valueTwo"))
     if any(type(number) is not int or not 0 <= number < 1 << 64 for number in (index, value, other)) or index > 5:
@@ -146,7 +146,7 @@ def _comparison(what: str, row: Any) -> libseccomp.Comparison:
 def _action(what: str, name: Any, errno_ret: Any) -> int:
     if name in ("SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE"):
         raise _bad(what, f"{name} needs somebody who listens, and nobody does")
-    if name not in _ACTIONS:
+    if not isinstance(name, str) or name not in _ACTIONS:
         raise _bad(what, f"action {name!r} is none of {', '.join(_ACTIONS)}")
     if name != "SCMP_ACT_ERRNO":
         return _ACTIONS[name]
@@ -161,7 +161,7 @@ def _object(what: str, part: str, value: Any, known: tuple[str, ...]) -> dict[st
         raise _bad(what, f"{part} is no JSON object: {value!r:.60}")
     for key in value:
         if key not in known:
-            raise _bad(what, f"{part} has the key {key!r}, which nothing is done with{nearest(key, known)}")
+            raise _bad(what, f"{part} has the key {key!r:.60}, which nothing is done with{nearest(key, known)}")
     return value
 
 
@@ -169,6 +169,13 @@ def _list(what: str, part: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise _bad(what, f"{part} is no list: {value!r:.60}")
     return value
+
+
+def _texts(what: str, part: str, value: Any) -> list[str]:
+    for text in _list(what, part, value):
+        if not isinstance(text, str) or not text.isascii() or "\0" in text:
+            raise _bad(what, f"{text!r:.60} of {part} is no name")
+    return list(value)
 
 
 def _bad(what: str, text: str) -> SpecError:
