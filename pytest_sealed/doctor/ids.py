@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_EFFECT = ("containers run in single-id mode: the one user in each is this account on the host, and images whose programs "
-           "change to another user may fail")
+_EFFECT = ("containers run in single-id mode: the one user in each is this account on the host, and changes to another user "
+           "only seem to succeed")
 
 
 def check(host: Host, tried: Tried, *, etc: str = "/etc") -> Iterator[Finding]:

@@ -11,8 +11,8 @@ from told import finding, shell_block
 
 from pytest_sealed import ContainerFailed, Sandbox
 
-EFFECT = ("containers run in single-id mode: the one user in each is this account on the host, and images whose programs "
-          "change to another user may fail")
+EFFECT = ("containers run in single-id mode: the one user in each is this account on the host, and changes to another user "
+          "only seem to succeed")
 LACKING = "tester has no range in /etc/subuid and /etc/subgid"
 
 
