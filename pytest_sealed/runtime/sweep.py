@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+if sys.platform != "win32":   # where everything imports, and nothing starts
+    import fcntl
 
 from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_dead_probes, remove_session
 from pytest_sealed.runtime.client import run_root
@@ -28,14 +33,11 @@ def sweep() -> list[str]:
     """Remove what dead sessions left: cgroups, run directories, writable layers on disk. Returns a line for each."""
     swept: list[str] = []
     for path in _folders():
-        lock = FileLock(path / "lock", is_singleton=False)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue
-        try:
+        with _lock(path) as free:
+            if not free:
+                continue
             facts = _facts(path)
-            if not facts and _alive(path.name) and time.time() - path.stat().st_mtime < _YOUNG:
+            if not facts and _alive(path.name) and _young(path):
                 continue   # it is just starting
             if "hierarchy" in facts and not remove_session(Hierarchy.from_json(facts["hierarchy"]), path.name):
                 continue   # its processes are still ending: the next sweep takes it
@@ -44,8 +46,6 @@ def sweep() -> list[str]:
                 run_inside("pytest_sealed.runtime.sweep_worker", {"paths": [disk]})
             remove_tree(str(path))
             swept.append(f"session {path.name}: run directory {path}")
-        finally:
-            lock.release()
     known = {path.name for path in _folders()}
     hierarchy = detect()
     for session in leftovers(hierarchy):
@@ -60,13 +60,38 @@ def _folders() -> list[Path]:
 
 
 def _dead(path: Path) -> bool:
-    lock = FileLock(path / "lock", is_singleton=False)
+    with _lock(path) as free:
+        return free or not path.exists()
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of the session that has this folder; yield False where the session has it, or has just gone, folder and all.
+
+    As filelock does it, see flock(2), but for this: a look makes nothing, neither the lock nor the folder that was there a moment ago.
+    A folder without a lock is that of a session that is just starting, or that was killed then.
+    """
     try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
-        return False
-    lock.release()
-    return True
+        fd = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield path.is_dir() and not os.path.lexists(path / "lock")
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield os.fstat(fd).st_nlink > 0
+    finally:
+        os.close(fd)
+
+
+def _young(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _YOUNG
+    except FileNotFoundError:
+        return True   # it was made and has gone meanwhile
 
 
 def _alive(session: str) -> bool:

@@ -1,9 +1,14 @@
-"""A sweep of another process, as each worker of pytest-xdist makes one, at the worst moment of a session's start."""
+"""A sweep of another process, as each worker of pytest-xdist makes one, at the worst moment of a session's start and end."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import stat
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,7 @@ from filelock import FileLock
 
 from pytest_sealed import Sandbox
 from pytest_sealed.runtime import client
+from pytest_sealed.runtime import sweep as sweeping
 from pytest_sealed.runtime.sweep import live_sessions, sweep
 
 
@@ -32,3 +38,33 @@ def test_a_session_that_is_just_starting_is_neither_swept_nor_refused(monkeypatc
         assert stat.S_IMODE(sandbox.session.run_dir.stat().st_mode) == 0o700
         assert sandbox.session.run_dir in live_sessions()
     assert sandbox.leftovers() == []
+
+
+@pytest.mark.parametrize("look", [sweep, live_sessions])
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_look_at_a_session_that_has_just_gone_makes_nothing(
+        monkeypatch: pytest.MonkeyPatch, look: Callable[[], list[object]], locked: bool) -> None:
+    """It goes after the folders have been listed, or after its lock has been opened."""
+    path = client.run_root() / f"{os.getpid()}-{'0' * 8}"   # of a live process: no later sweep would take it soon
+    path.mkdir()
+    (path / "lock").touch()
+    listed, lock = sweeping._folders, fcntl.flock
+    goes = iter([path])   # once: what is made anew has to stay
+
+    def folders() -> list[Path]:
+        paths = listed()
+        for gone in goes:
+            shutil.rmtree(gone)
+        return paths
+
+    def flock(fd: int, how: int) -> None:
+        for gone in goes:
+            shutil.rmtree(gone)
+        lock(fd, how)
+    monkeypatch.setattr(*(fcntl, "flock", flock) if locked else (sweeping, "_folders", folders))
+    try:
+        assert [row for row in look() if path.name in str(row)] == []
+        assert not path.exists()
+    finally:
+        monkeypatch.undo()
+        shutil.rmtree(path, ignore_errors=True)
