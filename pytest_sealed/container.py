@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pytest_sealed.images.store import Image, ImageConfig
+    from pytest_sealed.images.snapshot import Snapshots
     from pytest_sealed.network import Network
     from pytest_sealed.runtime.client import Session
 
@@ -86,14 +87,14 @@ class Container:
     """
 
     def __init__(self, session: Session, spec: ContainerSpec[Any], found: Image, *, name: str, networks: Sequence[Network],
-                 joins: Sequence[Network] = ()) -> None:
+                 joins: Sequence[Network] = (), snapshots: Snapshots | None = None) -> None:
         self.spec, self.name = spec, name
         self.networks, self.joins = tuple(networks), tuple(joins)
         self.id = f"{name}-{os.urandom(4).hex()}"
         self.started_at: float | None = None
         self.start_seconds: float | None = None
         self.started_position = 0
-        self._session, self._image = session, found
+        self._session, self._image, self._snapshots = session, found, snapshots
         self._life = Lifecycle(session, name)
         self._listeners: dict[int, socket.socket] = {}
         self._ports: dict[int, int] = {}
@@ -549,6 +550,27 @@ class Container:
     def wait_for(self, condition: waits.Wait, *, timeout: float = 30.0) -> None:
         """Wait until a condition of `pytest_sealed.waits` holds; fails at once when the container ends."""
         self._life.require_started()
+    def snapshot(self, name: str | None = None) -> str:
+        """Make an image of its files as they are now, and return that image's name, for `run()` and `image()`.
+
+        The image has the same command and settings as the container's own. `stop()` the container first: programs write down what
+        they know when they end. One that runs is paused meanwhile, and a `SealedWarning` says what that costs.
+
+        Args:
+            name: NAME or NAME:TAG, under which the store keeps it; by default it goes with the sandbox of this container.
+
+        Raises:
+            SpecError: the name can't be.
+            ImageError: its files are too large.
+            StoreError: the store is full, or can't be written.
+        """
+        self._life.require_started()
+        if self._snapshots is None:
+            raise SpecError(f"container {self.name!r} is of no sandbox, and so has no store to put a snapshot into",
+                            remedy="make it by Sandbox.run()")
+        from pytest_sealed.snapshots import take_snapshot
+        return take_snapshot(self, self._image, self._session, self._snapshots, name)
+
         wait_until(self, condition, check_seconds("timeout", timeout))
 
     def wait_for_port(self, port: int, *, timeout: float = 30.0) -> None:

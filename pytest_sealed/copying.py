@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.client import Session
     from pytest_sealed.spec import ContainerSpec
 
-__all__ = ["get", "open_mounts", "put", "read", "write"]
+__all__ = ["get", "not_its_own", "open_mounts", "owner_of", "put", "read", "write"]
 
 _COPY = 600.0   # seconds for a copy
 _DEEPEST = 256   # folders within folders, as in `runtime.files`, which imports on Linux only
@@ -90,6 +90,11 @@ def write(session: Session, container: str, path: str, data: bytes, mode: int, u
     _, (fd,) = _ask(session, container, "write", path, mode=check_mode("mode", mode), **_owner_fields(user))
     with _filling(container, path), os.fdopen(fd, "wb") as file:
         file.write(data)
+
+
+def not_its_own(session: Session, container: str) -> dict[str, list[str]]:
+    """Return the paths of what isn't the container's own: {"points"}, where something is mounted, and {"files"} of the runtime's."""
+    return _ask(session, container, "ours", "/")[0]
 
 
 def put(session: Session, container: str, source: Path, target: str, user: int) -> None:
@@ -179,7 +184,7 @@ def open_mounts(session: Session, spec: ContainerSpec[Any], image: Image,
     """
     rows: list[dict[str, Any]] = []
     fds: list[int] = []
-    owner = _owner(session, image, image.config.user if spec.user is None else spec.user) if spec.mounts else (0, 0)
+    owner = owner_of(session, image, image.config.user if spec.user is None else spec.user) if spec.mounts else (0, 0)
     for mount in spec.mounts:
         mount.check_source()
         if not mount.read_only:
@@ -196,7 +201,7 @@ def open_mounts(session: Session, spec: ContainerSpec[Any], image: Image,
     return rows, fds
 
 
-def _owner(session: Session, image: Image, user: str) -> tuple[int, int]:
+def owner_of(session: Session, image: Image, user: str) -> tuple[int, int]:
     """Return the uid and gid that the image's files give the container's user; an unknown one is refused at the start."""
     with contextlib.ExitStack() as opened:
         layers = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in reversed(image.layers)]

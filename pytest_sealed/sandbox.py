@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, final, overload
 
 from pytest_sealed.container import Container, image
 from pytest_sealed.errors import NetworkError, SealedError, SpecError, nearest, no_linux
+from pytest_sealed.images.snapshot import Snapshots
 from pytest_sealed.images.store import Store
 from pytest_sealed.network import DEFAULT, Network, names_of
 from pytest_sealed.runtime.cgroups import detect
@@ -109,6 +110,7 @@ class Sandbox:
         self._parent = parent
         self._shared: _Shared = parent._shared if parent is not None else _Shared(store)
         self._leases = contextlib.ExitStack()
+        self._snapshots = Snapshots(lambda: self.store)
         self._leased: set[str] = set()
         self._lock = threading.RLock()
         self._closed = False
@@ -201,7 +203,7 @@ class Sandbox:
             if found.digest not in self._leased:
                 self._leases.enter_context(self.store.lease(found))
                 self._leased.add(found.digest)
-            container = spec.handle(session, spec, found, name=name, networks=networks, joins=joins)
+            container = spec.handle(session, spec, found, name=name, networks=networks, joins=joins, snapshots=self._snapshots)
             self.containers.append(container)
         return container
 
@@ -257,6 +259,7 @@ class Sandbox:
                         stack.callback(finish)
         finally:
             self._leases.close()
+            self._snapshots.close()
             if self._parent is None:
                 self._shared.close()
 

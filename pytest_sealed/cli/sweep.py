@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pytest_sealed.images.store import Store
 from pytest_sealed.runtime.sweep import sweep
 
 __all__ = ["add_parser", "run"]
@@ -17,6 +18,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep, and say what was removed."""
-    for line in sweep() or ["nothing was left behind"]:
+    store = Store()
+    snapshots = [f"snapshot {name}" for name in store.forget_snapshots()]
+    if snapshots:
+        store.try_prune()
+    for line in sweep() + snapshots or ["nothing was left behind"]:
         print(line)
     return 0

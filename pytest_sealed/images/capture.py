@@ -32,11 +32,12 @@ class _Owners:
         return status.st_uid - 1, status.st_gid - 1
 
 
-def capture(upper: str, layer: LayerFile, *, single: tuple[int, int] | None) -> None:
+def capture(upper: str, layer: LayerFile, *, single: tuple[int, int] | None, skip: frozenset[str] = frozenset()) -> None:
     """Write the folder `upper` into `layer`, in the order of the names.
 
     Args:
         single: in single-id mode the owner of everything; else None.
+        skip: paths that are left out, with all below them.
     """
     owners, links = _Owners(single), {}   # type: _Owners, dict[int, str]
     root = os.lstat(upper)
@@ -48,6 +49,8 @@ def capture(upper: str, layer: LayerFile, *, single: tuple[int, int] | None) -> 
         below = []
         for name in names:
             path = f"{folder}/{name}" if folder else name
+            if path in skip:
+                continue
             full = os.path.join(upper, path)
             status = os.lstat(full)
             if is_whiteout(status):

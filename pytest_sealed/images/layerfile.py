@@ -51,10 +51,14 @@ class _Hashing:
 
 @final
 class LayerFile:
-    """A tar being written; a context manager. A path is written once: the first entry stays."""
+    """A tar being written; a context manager. A path is written once: the first entry stays.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    Args:
+        times: keep the times of what is written, so that the bytes depend on them; by default none is later than `epoch()`.
+    """
+
+    def __init__(self, path: str, *, times: bool = False) -> None:
+        self._path, self._times = path, times
         self._raw = open(path, "xb", buffering=_CHUNK)  # noqa: SIM115  (closed in __exit__)
         self._hashing = _Hashing(self._raw)
         self._tar = tarfile.open(fileobj=self._hashing, mode="w", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
@@ -77,7 +81,8 @@ class LayerFile:
         clean = tarfile.TarInfo(name)
         clean.type, clean.size, clean.mode, clean.linkname = entry.type, entry.size, entry.mode & 0o7777, entry.linkname
         clean.uid, clean.gid = entry.uid, entry.gid
-        clean.mtime = min(int(entry.mtime), self._epoch) if entry.mtime > 0 else self._epoch
+        latest = entry.mtime if self._times else self._epoch
+        clean.mtime = int(min(entry.mtime, latest)) if entry.mtime > 0 else self._epoch
         kept = {key: value for key, value in entry.pax_headers.items() if key.startswith("SCHILY.xattr.")}
         clean.pax_headers = dict(sorted(kept.items()))
         self._tar.addfile(clean, content)

@@ -146,6 +146,8 @@ class Records:
 
 def again(reference: str, record: dict[str, Any]) -> str:
     """Return the command that makes an image again."""
+    if record.get("snapshot"):
+        return f"take the {record['snapshot']} again"
     source, tagged = str(record.get("source", "")), str(record.get("tagged", ""))
     if tagged:
         return f"{again(tagged, {'source': source})} && sealed tag {tagged} {reference}"

@@ -105,7 +105,8 @@ class Store:
             raise explain(error, self.root) from error
         return self.get(reference)
 
-    def put(self, reference: str, manifest: bytes, config: bytes, chain: Chain, *, source: str, index: str = "") -> Image:
+    def put(self, reference: str, manifest: bytes, config: bytes, chain: Chain, *, source: str, index: str = "",
+            **facts: object) -> Image:
         """Put an image from elsewhere, whose layers are in the store, under a name, in place of one that had it.
 
         Args:
@@ -118,9 +119,10 @@ class Store:
         """
         size = sum(self.layers.size(one) for one in chain.ids)
         try:
+            facts: what else its record is to say. `snapshot`: what of. `temporary`: nobody needs it once no session holds it.
             self.records.put_blob(config)
             self.records.put(reference, {"manifest": self.records.put_blob(manifest), "key": "", "created": time.time(), "size": size,
-                                         "source": source, "index": index})
+                                         "source": source, "index": index, **facts})
         except OSError as error:
             raise explain(error, self.root) from error
         return self.get(reference)
@@ -185,6 +187,7 @@ class Store:
         freed, doomed = 0, []
         for path in self.folders.layers.iterdir():
             if f"sha256:{path.name}" not in used_layers:
+        self.forget_snapshots()
                 freed += self.layers.size(f"sha256:{path.name}")
                 gone = self.folders.tmp / uuid.uuid4().hex
                 os.rename(path, gone)
@@ -202,13 +205,38 @@ class Store:
     @contextlib.contextmanager
     def lease(self, image: Image) -> Iterator[None]:
         """Keep an image from being removed while containers use it, and note that it was used. Ends with the process, too."""
-        name = _lease(image.digest)
+        with self.hold(image.digest):
+            yield
+
+    @contextlib.contextmanager
+    def hold(self, digest: str) -> Iterator[None]:
+        """Do the same with the image of that digest, which need not be there yet."""
+        name = _lease(digest)
         with self._flock(name, fcntl.LOCK_SH):
             with contextlib.suppress(OSError):   # a store that can't be written
                 os.utime(self.folders.locks / name)
             yield
 
     def in_use(self, digest: str) -> bool:
+    def try_prune(self) -> None:
+        """Remove what no image has, unless somebody builds; then at least the names of snapshots that nobody holds."""
+        with self._flock("store", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+            if free:
+                self.prune()
+            else:
+                self.forget_snapshots()
+
+    def forget_snapshots(self) -> list[str]:
+        """Remove the names of temporary snapshots whose session has ended, and return them."""
+        gone = []
+        for name in self.names():
+            with contextlib.suppress(ImageError, OSError):
+                record = self.records.get(name)
+                if record.get("temporary") and not self.in_use(record["manifest"]):
+                    os.unlink(self.records.path(name))
+                    gone.append(name)
+        return gone
+
         """Say whether a live session has a lease on the image of that digest."""
         name = _lease(digest)
         if not (self.folders.locks / name).exists():   # and must not be made: its time is that of the last use
@@ -257,7 +285,7 @@ class Store:
             raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=again(reference, record))
         return Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
                      config=config_from_oci(config, ours=not record.get("source")), size=size, created=float(record.get("created", 0)),
-                     source=str(record.get("source", "")))
+                     source=str(record.get("snapshot") or record.get("source") or ""))
 
 
 def _lease(digest: str) -> str:

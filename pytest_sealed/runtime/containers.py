@@ -211,6 +211,8 @@ class Containers:
                 self._keep(record, fds)
                 sync.send({"mapped": True})
             except OSError as error:   # it was killed meanwhile; else it would wait for ever. Its end tells
+                if message["writable"]:
+                    record.writable = fds.pop()
                 record.failure = record.failure or {"kind": "", "text": f"it ended, or its ids could not be mapped: {error}"}
                 self._kill(record)
         elif "terminal" in message:
@@ -388,7 +390,7 @@ class Containers:
         self._s.hubs.detach(record)
         self._tell_names(record)
         self._hang_up(record)
-        self._close(record, "netns", "mount_ns", "terminal")
+        self._close(record, "netns", "mount_ns", "terminal", "writable")
         for fd, _, _ in record.attached:
             os.close(fd)
         if record.etc:

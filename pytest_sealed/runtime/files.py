@@ -37,12 +37,16 @@ def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Chann
         _MODULES.update(shutil=shutil, tarfile=tarfile)
     forbid_imports()
     try:
+        proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         namespaces.setns(mount_ns, namespaces.CLONE_NEWNS)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if request["action"] == "give":
             reply.socket.setblocking(True)   # for whoever reads slowly, because it writes
             _give(root, request["path"], reply)
             reply.send({"ok": {}})
+            return
+        if request["action"] == "ours":
+            reply.send({"ok": _ours(root, proc)})
             return
         work = {"read": _read, "write": _write, "unpack": _unpack}[request["action"]]
         result, passed = work(root, request, ids, fds)
@@ -52,6 +56,27 @@ def serve_files(request: dict[str, Any], mount_ns: int, ids: IdMap, reply: Chann
         reply.send({"error": {"kind": "files", "errno": error.errno or 0, "text": text}})
     except BaseException as error:
         reply.send({"error": {"kind": "files", "errno": 0, "text": f"{type(error).__name__}: {error}"}})
+
+
+def _ours(root: int, proc: int) -> dict[str, list[str]]:
+    """Return the paths of what isn't the container's own: {"points"}, where something is mounted, and {"files"} that the runtime writes.
+
+    `proc` is the session's: its `self` is this process, which sees the container's mounts by now.
+    """
+    with os.fdopen(os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as file:
+        points = [_unescaped(line.split(b" ")[4]) for line in file]
+    try:
+        etc = files.openat2(root, "/etc", os.O_PATH | os.O_DIRECTORY)
+    except OSError:   # it has put something else there: these are no files of ours
+        return {"points": points, "files": []}
+    where = os.readlink(f"self/fd/{etc}", dir_fd=proc)
+    return {"points": points, "files": [f"{where}/{name}" for name in ("hostname", "hosts", "resolv.conf")]}
+
+
+def _unescaped(field: bytes) -> str:
+    """Return a path of mountinfo, in which space, tab, newline and backslash are octal. See proc_pid_mountinfo(5)."""
+    first, *rest = field.split(b"\\")
+    return os.fsdecode(first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest))
 
 
 def _read(root: int, request: dict[str, Any], ids: IdMap, fds: list[int]) -> tuple[dict[str, Any], list[int]]:

@@ -69,7 +69,7 @@ def run_container(request: dict[str, Any], steps: list[operations.Operation], id
         else:
             for fd in stdio:
                 _give(fd, account, ids)
-        _enter_user_namespace(account, list(context.kept.values()), sync)
+        _enter_user_namespace(account, context, sync)
         _become(request, account, ids, stdio, context.root_fd)
         programs = _filters(request, account, ids)
         if request["init"]:
@@ -178,9 +178,12 @@ def _terminal(account: Account, ids: IdMap, sync: Channel, window: tuple[int, in
     return [slave, slave, slave]
 
 
-def _enter_user_namespace(account: Account, folders: list[int], sync: Channel) -> None:
+def _enter_user_namespace(account: Account, context: operations.Context, sync: Channel) -> None:
     namespaces.unshare(namespaces.CLONE_NEWUSER)
-    sync.send({"map": [account.uid, account.gid]}, folders)
+    writable = [context.writable_fd] if context.writable_fd >= 0 else []
+    sync.send({"map": [account.uid, account.gid], "writable": bool(writable)}, [*context.kept.values(), *writable])
+    for fd in writable:
+        os.close(fd)
     if sync.receive() is None:
         os._exit(127)   # the supervisor gave this container up
 

@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pytest_sealed.errors import SpecError
+from pytest_sealed.errors import ContainerNotStarted, SpecError
 from pytest_sealed.linux import mounts, process
 from pytest_sealed.runtime import spawn
 from pytest_sealed.runtime.answers import answer, refuse
@@ -222,6 +222,12 @@ class Supervisor:
     def do_files(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
         self.execs.files(request, reply, fds)
 
+    def do_writable(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
+        record = self.containers.get(request["container"])
+        if record.writable < 0:
+            raise ContainerNotStarted(f"container {record.request['name']} has not started", remedy="start() it first")
+        answer(reply, {"copied": record.copied is not None}, (record.writable,))
+
     def do_idmap(self, request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
         self.execs.idmap(request, reply)
 
@@ -267,7 +273,7 @@ def main() -> None:
     process.set_dumpable(False)
     spawn.open_files = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))   # a container holds five descriptors
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))   # a container holds six descriptors
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

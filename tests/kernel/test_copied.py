@@ -136,3 +136,20 @@ with Sandbox() as sandbox:
         time.sleep(0.01)
 assert sandbox.leftovers() == []
 """)
+
+
+def test_a_snapshot_of_a_copy_is_one_layer_with_all_of_it(on_overlayfs: list[str]) -> None:
+    run(on_overlayfs, """
+with Sandbox() as sandbox:
+    box = sandbox.run("busybox", ["sh", "-c", "echo mine > /new && rm -r /home && rm /etc/resolv.conf"],
+                      scratch="disk", tmpfs=["/srv", "/made/deep"])
+    assert box.wait(30) == 0
+    name = box.snapshot()
+    assert len(sandbox.store.get(name).layers) == 1
+    look = sandbox.run(name, ["sh", "-c", "cat /new; test -e /home; echo $?; ls -d /srv; ls -d /made"])
+    assert look.wait(30) == 1
+    assert look.logs(stream="stdout").splitlines() == ["mine", "1", "/srv"]
+    [layer] = sandbox.store.get(name).layers
+    assert set(os.listdir(layer / "etc")) == set().union(*(
+        os.listdir(one / "etc") for one in sandbox.store.get("busybox").layers if (one / "etc").is_dir())), os.listdir(layer / "etc")
+""")

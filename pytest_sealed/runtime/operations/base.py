@@ -40,12 +40,14 @@ class Context:
         root_fd: O_PATH descriptor of the root.
         null_fd: a checked /dev/null, char 1:3, for masks.
         kept: descriptor of a host folder's mount in the container's earlier run → that of its detached copy.
+        writable_fd: the folder that holds what the container changes: no path leads there after the pivot.
     """
 
-    __slots__ = ("ids", "kept", "null_fd", "root", "root_fd")
+    __slots__ = ("ids", "kept", "null_fd", "root", "root_fd", "writable_fd")
 
     def __init__(self, ids: IdMap, root: str) -> None:
         self.ids, self.root, self.root_fd, self.null_fd = ids, root, -1, -1
+        self.writable_fd = -1
         self.kept: dict[int, int] = {}
 
     def resolve(self, path: str, flags: int = os.O_PATH) -> int:

@@ -60,6 +60,7 @@ class Overlay(Operation):
         mounts.mount("overlay", context.root, "overlay", mounts.MS_NODEV,
                      f"lowerdir={lower},upperdir={scratch}/upper,workdir={scratch}/work,userxattr")
         context.root_fd = os.open(context.root, _DIRECTORY | os.O_CLOEXEC)
+        context.writable_fd = os.open(f"{self.scratch}/upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _escape(path: str) -> str:
@@ -76,6 +77,7 @@ class Copied(Operation):
         mounts.mount(self.path, context.root, None, mounts.MS_BIND)
         mounts.mount_setattr(context.root, set=mounts.MOUNT_ATTR_NODEV)
         context.root_fd = os.open(context.root, _DIRECTORY | os.O_CLOEXEC)
+        context.writable_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 class KeepRoot(Operation):
