@@ -26,8 +26,8 @@ from pytest_sealed.values import check_seconds
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pytest_sealed.images.store import Image, ImageConfig
     from pytest_sealed.images.snapshot import Snapshots
+    from pytest_sealed.images.store import Image, ImageConfig
     from pytest_sealed.network import Network
     from pytest_sealed.runtime.client import Session
 
@@ -545,11 +545,6 @@ class Container:
         self._life.require_started()
         copying.write(self._session, self.id, path, text.encode(), mode, user)
 
-    # waiting
-
-    def wait_for(self, condition: waits.Wait, *, timeout: float = 30.0) -> None:
-        """Wait until a condition of `pytest_sealed.waits` holds; fails at once when the container ends."""
-        self._life.require_started()
     def snapshot(self, name: str | None = None) -> str:
         """Make an image of its files as they are now, and return that image's name, for `run()` and `image()`.
 
@@ -571,6 +566,11 @@ class Container:
         from pytest_sealed.snapshots import take_snapshot
         return take_snapshot(self, self._image, self._session, self._snapshots, name)
 
+    # waiting
+
+    def wait_for(self, condition: waits.Wait, *, timeout: float = 30.0) -> None:
+        """Wait until a condition of `pytest_sealed.waits` holds; fails at once when the container ends."""
+        self._life.require_started()
         wait_until(self, condition, check_seconds("timeout", timeout))
 
     def wait_for_port(self, port: int, *, timeout: float = 30.0) -> None:

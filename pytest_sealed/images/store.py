@@ -113,13 +113,13 @@ class Store:
             manifest: as it came, and checked, with `config`.
             source: where it came from, for people.
             index: digest of the index that led to it; empty: none did.
+            facts: what else its record is to say. `snapshot`: what of. `temporary`: nobody needs it once no session holds it.
 
         Raises:
             ImageError: its config can't be understood.
         """
         size = sum(self.layers.size(one) for one in chain.ids)
         try:
-            facts: what else its record is to say. `snapshot`: what of. `temporary`: nobody needs it once no session holds it.
             self.records.put_blob(config)
             self.records.put(reference, {"manifest": self.records.put_blob(manifest), "key": "", "created": time.time(), "size": size,
                                          "source": source, "index": index, **facts})
@@ -177,6 +177,7 @@ class Store:
 
     def prune(self) -> int:
         """Remove layers and blobs that no image has; return the bytes freed. The caller holds `building(exclusive=True)`."""
+        self.forget_snapshots()
         used_layers: set[str] = set()
         used_blobs: set[str] = set()
         for digest in {*map(self.digest, self.names()), *self._leased()}:   # a rebuilt image's name has another digest by now
@@ -187,7 +188,6 @@ class Store:
         freed, doomed = 0, []
         for path in self.folders.layers.iterdir():
             if f"sha256:{path.name}" not in used_layers:
-        self.forget_snapshots()
                 freed += self.layers.size(f"sha256:{path.name}")
                 gone = self.folders.tmp / uuid.uuid4().hex
                 os.rename(path, gone)
@@ -202,22 +202,6 @@ class Store:
                     path.unlink()
         return freed + self.cache.prune()
 
-    @contextlib.contextmanager
-    def lease(self, image: Image) -> Iterator[None]:
-        """Keep an image from being removed while containers use it, and note that it was used. Ends with the process, too."""
-        with self.hold(image.digest):
-            yield
-
-    @contextlib.contextmanager
-    def hold(self, digest: str) -> Iterator[None]:
-        """Do the same with the image of that digest, which need not be there yet."""
-        name = _lease(digest)
-        with self._flock(name, fcntl.LOCK_SH):
-            with contextlib.suppress(OSError):   # a store that can't be written
-                os.utime(self.folders.locks / name)
-            yield
-
-    def in_use(self, digest: str) -> bool:
     def try_prune(self) -> None:
         """Remove what no image has, unless somebody builds; then at least the names of snapshots that nobody holds."""
         with self._flock("store", fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
@@ -237,6 +221,22 @@ class Store:
                     gone.append(name)
         return gone
 
+    @contextlib.contextmanager
+    def lease(self, image: Image) -> Iterator[None]:
+        """Keep an image from being removed while containers use it, and note that it was used. Ends with the process, too."""
+        with self.hold(image.digest):
+            yield
+
+    @contextlib.contextmanager
+    def hold(self, digest: str) -> Iterator[None]:
+        """Do the same with the image of that digest, which need not be there yet."""
+        name = _lease(digest)
+        with self._flock(name, fcntl.LOCK_SH):
+            with contextlib.suppress(OSError):   # a store that can't be written
+                os.utime(self.folders.locks / name)
+            yield
+
+    def in_use(self, digest: str) -> bool:
         """Say whether a live session has a lease on the image of that digest."""
         name = _lease(digest)
         if not (self.folders.locks / name).exists():   # and must not be made: its time is that of the last use

@@ -208,11 +208,11 @@ class Containers:
         if "map" in message:
             try:
                 self._write_maps(record, *message["map"])
+                if message["writable"]:
+                    record.writable = fds.pop()
                 self._keep(record, fds)
                 sync.send({"mapped": True})
             except OSError as error:   # it was killed meanwhile; else it would wait for ever. Its end tells
-                if message["writable"]:
-                    record.writable = fds.pop()
                 record.failure = record.failure or {"kind": "", "text": f"it ended, or its ids could not be mapped: {error}"}
                 self._kill(record)
         elif "terminal" in message:
