@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
 from pytest_sealed.errors import ImageError
+from pytest_sealed.images.headers import BROKEN, Headers, next_entry, open_tar
 
 if TYPE_CHECKING:
     from pytest_sealed.images.tarsplit import SplitWriter
@@ -21,14 +22,10 @@ __all__ = ["CAPS", "Caps", "Entry", "read_archive"]
 
 _CHUNK = 1 << 20
 _BLOCK = 512            # bytes; see tar(5)
-_HEADER = 16 << 20      # bytes; the largest single read of a header: a PAX header or a long name
 _LONGEST_PATH = 4095    # bytes, PATH_MAX less the NUL
 _DEEPEST = 256          # folders within folders
 _XATTR = "SCHILY.xattr."
 _MOUNTED = ("dev", "proc", "sys")   # file systems of the container: what an image has below them is never seen
-
-
-_BROKEN = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, IndexError, KeyError)   # what tarfile raises
 
 
 class Caps:
@@ -65,7 +62,7 @@ class Entry:
 
     @property
     def mtime(self) -> float:
-        return min(max(float(self.info.mtime), 0.0), 2.0**33)
+        return min(max(0.0, float(self.info.mtime)), 2.0**33)   # in this order, 0 for NaN
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the content of a file.
@@ -77,41 +74,35 @@ class Entry:
             source = self._tar.extractfile(self.info)
             while source is not None and (chunk := source.read(_CHUNK)):
                 yield chunk
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ImageError(f"the archive is broken within {self.path!r}: {error}") from error
 
 
 class _Source:
-    """A file that can only be read onwards: hashes all, bounds what tarfile asks for, remembers the last block."""
+    """A file that can only be read onwards: hashes all, and bounds it."""
 
     def __init__(self, fd: int, most: int, split: SplitWriter | None = None) -> None:
         self._fd, self._most, self._split = fd, most, split
         self._position = self._content_end = 0
         self.digest = hashlib.sha256()
-        self.last = b""
 
     def tell(self) -> int:
         return self._position
 
-    def seek(self, position: int, whence: int = 0) -> int:
-        if whence or position < self._position:
+    def seek(self, position: int) -> int:
+        if position < self._position:
             raise ImageError(f"an entry near byte {self._position} points backwards (to {position})")
         while self._position < position:
             if not self._take(min(_CHUNK, position - self._position)):
                 break
         return self._position
 
-    def read(self, size: int = -1) -> bytes:
-        if size > _HEADER:
-            raise ImageError(f"a header of {size} bytes near byte {self._position}; at most {_HEADER} are read")
-        if size < 0:
-            raise ImageError(f"an entry of negative size near byte {self._position}")
+    def read(self, size: int) -> bytes:
         parts, left = [], size
         while left and (part := self._take(left)):
             parts.append(part)
             left -= len(part)
-        self.last = b"".join(parts)
-        return self.last
+        return b"".join(parts)
 
     def _take(self, size: int) -> bytes:
         data = os.read(self._fd, size)
@@ -152,13 +143,11 @@ def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CA
     count = total = 0
     name = ""
     try:
-        tar = tarfile.TarFile(fileobj=source, mode="r", errorlevel=2)  # type: ignore[arg-type]  # the three methods it uses
-        while True:
-            info = tar.next()
-            if info is None:
-                break
+        headers = Headers(source, "the archive")
+        tar = open_tar(headers)
+        while (info := next_entry(tar, headers)) is not None:
             forget_members(tar)
-            name, count, total = info.name, count + 1, total + max(0, info.size)
+            name, count, total = info.name, count + 1, total + info.size
             if count > caps.entries:
                 raise ImageError(f"the archive holds more than {caps.entries} entries")
             if total > caps.size:
@@ -168,10 +157,8 @@ def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CA
                 if entry.kind == "file" and info.sparse is None:
                     source.keep_content(entry.path, info.size)
                 yield entry
-        if any(source.last):   # tarfile takes a broken or cut header for the end
-            raise ImageError(f"a broken header near byte {source.tell()}")
         source.drain()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(f"the archive is broken after {name[:200]!r}: {error}") from error
     digest = f"sha256:{source.digest.hexdigest()}"
     if diff_id and digest != diff_id:

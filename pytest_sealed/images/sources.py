@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol, final
@@ -13,11 +12,12 @@ from typing import IO, Protocol, final
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.archive import check_path, forget_members
 from pytest_sealed.images.compression import CHUNK, decompressed, packing
+from pytest_sealed.images.headers import BROKEN, Headers, next_entry, open_tar
 
 __all__ = ["FolderSource", "Source", "TarSource", "open_source", "read_small"]
 
 _MOST = 100_000          # files in an archive of images
-_HEADER = 16 << 20       # bytes that tarfile may read at once
+_NAMES = 16 << 20        # bytes of their names
 _LARGEST = 64 << 30      # bytes of an archive that comes compressed
 _DEEPEST = 8             # links to links
 
@@ -105,15 +105,15 @@ class TarSource:
     def _list(self) -> None:
         end = self._file.seek(0, os.SEEK_END)
         self._file.seek(0)
-        bounded = _Bounded(self._file, self.title)
+        headers = Headers(self._file, self.title)
         try:
-            tar = tarfile.TarFile(fileobj=bounded, mode="r", errorlevel=2)  # type: ignore[arg-type]  # the methods it uses
-            count = 0
-            while (info := tar.next()) is not None:
+            tar = open_tar(headers)
+            count = length = 0
+            while (info := next_entry(tar, headers)) is not None:
                 forget_members(tar)
-                count += 1
-                if count > _MOST:
-                    raise ImageError(f"{self.title} holds more than {_MOST} files")
+                count, length = count + 1, length + len(info.name) + len(info.linkname)
+                if count > _MOST or length > _NAMES:
+                    raise ImageError(f"{self.title} holds more than {_MOST} files, or {_NAMES >> 20} MiB of names")
                 name = check_path(info.name, f"the entry of {self.title},")
                 if info.isreg() and info.sparse is None:
                     if info.offset_data + info.size > end:
@@ -123,9 +123,7 @@ class TarSource:
                     self._links[name] = os.path.normpath(f"{os.path.dirname(name)}/{info.linkname}".lstrip("/"))
                 elif info.islnk():
                     self._links[name] = info.linkname
-            if any(bounded.last):   # tarfile takes a broken header for the end
-                raise ImageError(f"{self.title} has a broken header near byte {self._file.tell()}")
-        except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, IndexError, KeyError) as error:
+        except BROKEN as error:
             raise ImageError(f"{self.title} is no tar, or a broken one: {error}") from error
 
     def _place(self, name: str) -> tuple[int, int] | None:
@@ -179,28 +177,6 @@ def _exactly(file: _Reader, there: int, size: int, what: str) -> Iterator[bytes]
             raise ImageError(f"{what} has been cut while it was read")
         left -= len(data)
         yield data
-
-
-@final
-class _Bounded:
-    """A file for tarfile that reads no huge headers, and remembers the last block."""
-
-    def __init__(self, file: IO[bytes], title: str) -> None:
-        self._file, self._title, self.last = file, title, b""
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        if whence == 0 and position < 0:
-            raise ImageError(f"{self._title} has an entry of negative size")
-        return self._file.seek(position, whence)
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _HEADER:
-            raise ImageError(f"{self._title} has a header of {size} bytes")
-        self.last = self._file.read(size)
-        return self.last
 
 
 @contextlib.contextmanager

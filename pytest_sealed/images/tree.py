@@ -298,7 +298,11 @@ class Tree:
         self._owner(fd, entry.uid, entry.gid)   # before the mode: chown clears setuid
         os.fchmod(fd, entry.mode)
         for key, value in entry.xattrs.items():
-            os.setxattr(fd, key, value.encode("utf-8", "surrogateescape"))
+            try:
+                os.setxattr(fd, key, value.encode("utf-8", "surrogateescape"))
+            except (OSError, ValueError) as error:   # ENOSPC too: ext4 has room for 4 KB of them
+                raise ImageError(f"{entry.path!r} has the attribute {key[:80]!r} of {len(value)} bytes, which the store's file system "
+                                 f"can't hold: {error.strerror if isinstance(error, OSError) else error}") from error
 
     def _settle_path(self, parent: int, name: str, entry: Entry, *, chmod: bool) -> None:
         if self._shift is not None:

@@ -129,6 +129,11 @@ ATTACKS = {
     "is too long": [entry("n" * 256)],
     "symbolic link to ''": [link("empty", "")],
     "replaces the folder 'a'": [folder("a"), entry("a/b"), entry("a", data=b"x")],
+    "a part of 'own' is": [link("own", "../canaries"), entry("own/.wh..wh..opq")],
+    "'../.wh..wh..opq' leads out": [entry("../.wh..wh..opq")],
+    "'../.wh.canary' leads out": [entry("../.wh.canary")],
+    "leads to '.wh.y', which isn't there": [entry(".wh.y"), hard("x", ".wh.y")],
+    "of the unknown type b'M'": [entry("volumes", b"M")],
 }
 
 
@@ -143,6 +148,31 @@ def test_a_link_of_a_layer_below_is_no_way_out_either(room: Room) -> None:
     room.lower(link("way", "../canaries"), folder("real"))
     with pytest.raises(ImageError, match="'way' is no folder in the layers below"):
         room.apply(tar_of(entry("way/one", data=b"dead")))
+
+
+def test_removals_behind_a_link_of_a_layer_below_remove_nothing(room: Room) -> None:
+    room.lower(link("way", "../canaries"))
+    room.apply(tar_of(entry("way/.wh.one"), entry(".wh.nothing"), hard(".wh.x", "../canary")))
+    assert os.listdir(room.layer) == []
+    with pytest.raises(ImageError, match="'way' is no folder in the layers below"):
+        room.apply(tar_of(entry("way/.wh..wh..opq")))
+
+
+def test_a_hard_link_to_a_link_of_a_layer_below_is_none(room: Room) -> None:
+    room.lower(link("way", "../canary"))
+    with pytest.raises(ImageError, match="leads to 'way', which is no file"):
+        room.apply(tar_of(hard("own", "way"), entry("own", data=b"dead")))
+
+
+def test_a_hard_link_to_a_link_is_replaced_and_not_written_through(room: Room) -> None:
+    room.apply(tar_of(link("way", "../canary"), hard("own", "way"), entry("own", data=b"dead"), entry("way", data=b"dead")))
+    assert [(room.layer / name).read_bytes() for name in ("own", "way")] == [b"dead", b"dead"]
+
+
+def test_names_of_removals_that_are_folders_hide_nothing(room: Room) -> None:
+    room.lower(entry("x"))
+    room.apply(tar_of(entry(".wh.x/y"), entry(".wh..wh..opq/z")))
+    assert sorted(os.listdir(room.layer)) == [".wh..wh..opq", ".wh.x"]
 
 
 def test_a_link_to_the_outside_is_kept_as_text_and_never_followed(room: Room) -> None:
@@ -226,11 +256,93 @@ def test_a_negative_size_never_loops(room: Room) -> None:
         room.apply(bytes(data))
 
 
-def test_a_huge_header_is_refused_before_it_is_read(room: Room) -> None:
-    info, content = entry("x")
-    info.pax_headers = {"comment": "c" * (17 << 20)}
-    with pytest.raises(ImageError, match="a header of"):
-        room.apply(tar_of((info, content)))
+def extended(records: dict[bytes, bytes], *after: bytes, kind: bytes = b"x") -> bytes:
+    """Return an extended header of any bytes, and what comes after it."""
+    body = b""
+    for key, value in records.items():
+        size = len(key) + len(value) + 3
+        length = next(digits for digits in range(1, 9) if len(str(size + digits)) == digits) + size
+        body += b"%d %s=%s\n" % (length, key, value)
+    return block(kind, body) + b"".join(after)
+
+
+def block(kind: bytes, body: bytes = b"", name: str = "x") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(body)
+    return info.tobuf(tarfile.GNU_FORMAT) + body + bytes(-len(body) % 512)
+
+
+SPARSE = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.realsize": b"1"}
+
+
+def old_sparse(blocks: int) -> bytes:
+    """A sparse file of GNU tar's old form, whose map goes on for some blocks."""
+    head = bytearray(block(b"S"))
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + ((b"%011o\0" % 1) * 42 + b"\1").ljust(512, b"\0") * blocks
+
+
+@pytest.mark.parametrize("data", [
+    extended({b"comment": b"c" * (2 << 20)}, block(b"0")),
+    block(b"L", b"n" * (2 << 20)) + block(b"0"),
+    extended(SPARSE, block(b"0", b"9999999\n" + b"1\n" * (1 << 20))),
+    old_sparse(5000),
+    b"".join(extended({b"k%d" % number: b"v" * 500_000}, kind=b"g") for number in range(3)) + block(b"0"),
+], ids=["record", "name", "sparse", "old sparse", "global"])
+def test_endless_headers_are_refused_before_they_are_read(room: Room, data: bytes) -> None:
+    with pytest.raises(ImageError, match="headers of more than 1024 KiB"):
+        room.apply(data + bytes(1024))
+
+
+@pytest.mark.parametrize("body", [b"5 abc" * 200 + b"=", b"9999999 a=b\n", b"0 a=b\n", b"a=b\n", b"6 a=b\n6 a=b", b"7 abcd\n"])
+def test_records_that_overlap_are_broken(room: Room, body: bytes) -> None:
+    with pytest.raises(ImageError, match="has a broken extended header"):
+        room.apply(block(b"x", body) + block(b"0") + bytes(1024))
+
+
+def test_headers_for_all_entries_that_follow_are_ignored(room: Room) -> None:
+    room.apply(extended({b"path": b"../canary", b"uid": b"99999"}, block(b"0", b"x", "a"), block(b"0", b"y", "b"), bytes(1024), kind=b"g"))
+    assert sorted(os.listdir(room.layer)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    (b"path", b"../canary", "leads out"), (b"path", b"/canary", "is absolute"), (b"path", b"a\0b", "a\\x00b"),
+    (b"linkpath", b"../canary", "leads out"), (b"linkpath", b"a\0b", "a\\x00b"),
+    (b"GNU.sparse.name", b"../canary", "leads out"), (b"uid", b"-1", "has uid -1"), (b"gid", b"65536", "has gid 65536"),
+    (b"size", b"-5", "negative size"), (b"size", b"-5000", "negative size"), (b"size", b"%d" % 2**70, "unpacks to more than"),
+    (b"SCHILY.xattr.user.a\0b", b"v", "attribute 'user.a\\x00b'"), (b"SCHILY.xattr.user." + b"n" * 300, b"v", "attribute 'user.nnn"),
+    (b"SCHILY.xattr.user.a", b"v" * 70_000, "attribute 'user.a' of 70000 bytes, which the store's file system can't hold"),
+])
+def test_what_an_extended_header_says_is_checked_too(room: Room, key: bytes, value: bytes, said: str) -> None:
+    more = SPARSE if key == b"GNU.sparse.name" else {}
+    with pytest.raises(ImageError) as caught:
+        room.apply(extended({**more, key: value}, block(b"1" if key == b"linkpath" else b"0", b"1\n0\n1\n".ljust(513, b"x")), bytes(1024)))
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(("time", "found"), [(b"nan", 0), (b"-inf", 0), (b"inf", 2**33), (b"-5", 0), (b"12.5", 12.5), (b"soon", 0)])
+@pytest.mark.parametrize("kind", [b"0", b"5"])
+def test_any_time_is_one(room: Room, kind: bytes, time: bytes, found: float) -> None:
+    room.apply(extended({b"mtime": time}, block(kind), bytes(1024)))
+    assert (room.layer / "x").stat().st_mtime == found
+
+
+@pytest.mark.parametrize("name", [b"a\nb\x1b[31m", b"a\xff\xfe", b"a\xed\xa0\x80", b" ", b"-rf", b"\\..\\x"])
+def test_names_of_any_bytes_are_kept(room: Room, name: bytes) -> None:
+    room.apply(extended({b"path": name}, block(b"0"), bytes(1024)))
+    assert os.listdir(os.fsencode(room.layer)) == [name]
+
+
+@pytest.mark.parametrize("map_", [b"-5,-10,3,-2,100,5", b"0,99999999999999999999", b"1,2,3", b"5,5,0,5", b"a,b"])
+def test_a_map_that_makes_no_sense_ends(room: Room, map_: bytes) -> None:
+    """With a file of the size that is said, or with a refusal."""
+    try:
+        room.apply(extended({b"GNU.sparse.size": b"10", b"GNU.sparse.map": map_}, block(b"0", b"x" * 20), bytes(1024)))
+    except ImageError:
+        return
+    assert (room.layer / "x").stat().st_size == 10
 
 
 @settings(max_examples=300, deadline=None)
