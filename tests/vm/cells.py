@@ -68,8 +68,9 @@ class Cell:
     @property
     def runs(self) -> list[Run]:
         """The calls of pytest there: the example's suite is a project of its own."""
-        own = tuple(test for test in self.tests if test != SHOP)
-        return [Run(folder="", arguments=own)] * bool(own) + [Run(folder=SHOP, arguments=(".",))] * (SHOP in self.tests)
+        own = tuple(test for test in self.tests if not test.startswith(SHOP))
+        shop = tuple(test.removeprefix(SHOP).removeprefix("/") or "." for test in self.tests if test.startswith(SHOP))
+        return [Run(folder=folder, arguments=tests) for folder, tests in (("", own), (SHOP, shop)) if tests]
 
 
 def load(path: Path) -> Cell:
