@@ -20,6 +20,7 @@ from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
 from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
 from pytest_sealed.runtime import logs as spool
+from pytest_sealed.runtime.idmap import is_hosts_root
 from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal, parse_size
 from pytest_sealed.values import check_seconds
 
@@ -258,6 +259,10 @@ class Container:
                 raise SpecError(
                     f"container {self.name!r} has {len(self._listeners)} ports and {len(self.spec.mounts)} mounts from the start, "
                     f"and {_MOST_PASSED} can be handed over at once", remedy="ask for ports by port() once it runs")
+            if self.spec.nested and self._session.ids.single and is_hosts_root(self._session.ids.uid):
+                raise SpecError(
+                    f"nested=True is refused for container {self.name!r} in single-id mode as root: its root could be the host's, to whom "
+                    "/proc/sys is open", remedy="unset SEALED_IDS, or run the tests as an ordinary account")
             mounts, fds = copying.open_mounts(self._session, self.spec, self._image, passed)
             request = run_request(
                 self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts,

@@ -42,7 +42,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
                 ports: list[int], mounts: list[dict[str, Any]], terminal: tuple[int, int] | None = None,
                 stdio: bool = False) -> dict[str, Any]:
     """Return the request `run` of the supervisor."""
-    environment = {**image.config.env, **dict(spec.env)}
+    environment = {**({"container": "pytest-sealed"} if spec.nested else {}), **image.config.env, **dict(spec.env)}
     return {
         "id": container,
         "name": name,
@@ -70,7 +70,8 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "rlimits": [list(row) for row in spec.ulimits],
         "sysctls": [list(row) for row in spec.sysctls],
         "capabilities": [CAPABILITIES[item] for item in spec.capabilities],
-        "seccomp": filters_of(spec.seccomp, spec.capabilities),
+        "nested": spec.nested,
+        "seccomp": filters_of(spec.seccomp, spec.capabilities, nested=spec.nested),
     }
 
 

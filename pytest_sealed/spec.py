@@ -160,6 +160,8 @@ class ContainerChanges(TypedDict, total=False):
     """Which of `CAPABILITIES` root keeps; by default all eleven."""
     seccomp: str | os.PathLike[str]
     """Which system calls it may make: `"default"`; `"unconfined"`, all; or a file: a profile in the OCI's form, or classic BPF."""
+    nested: bool
+    """For test suites that use pytest-sealed themselves: weaker, since nothing of /proc and /sys is hidden, and namespaces can be made."""
     labels: Mapping[str, str]
     wait: Wait | None
     """When it is ready; None: as soon as it runs. By default what the image says."""
@@ -224,6 +226,7 @@ class ContainerSpec(Generic[H_co]):
     sysctls: tuple[tuple[str, str], ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
     seccomp: str = "default"
+    nested: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     wait: Wait | _Unset | None = IMAGE_SAYS
     wait_timeout: float = 60.0

@@ -328,6 +328,7 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "sysctls": _sysctls,
     "capabilities": _capabilities,
     "seccomp": _seccomp,
+    "nested": check_flag,
     "wait": _wait,
     "setup": _setup,
 }

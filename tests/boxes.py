@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_sealed import ContainerChanges
 
-__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "NEEDS_ROOT", "OBEDIENT", "Scratch", "eventually", "host_pid", "idle", "logged",
-           "service", "sh", "status"]
+__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "MAKE_CGROUPS", "NEEDS_ROOT", "OBEDIENT", "Scratch", "eventually", "host_pid",
+           "idle", "logged", "service", "sh", "status"]
 
 Scratch = Literal["memory", "disk"]
 
@@ -26,6 +26,10 @@ FOREVER = ["sleep", "1000000"]
 
 # Ends with code 5 when it is asked to.
 OBEDIENT = ["sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; sleep 1000000 & wait"]
+
+# Of a nested container: makes cgroups in each of its own.
+MAKE_CGROUPS = ("for file in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do "
+                "test -e $file && mkdir -p ${file%/*}/made/inside && made=yes; done 2> /dev/null")
 
 # Marks: what counts is tried in both id modes, and with both kinds of writable layers.
 EITHER_IDS = pytest.mark.parametrize("sandbox", ["range", "single"], indirect=True)

@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--entrypoint", metavar="PROGRAM")
     parser.add_argument("--init", action="store_true", help="a small init is PID 1 and reaps orphans")
     parser.add_argument("--read-only", action="store_true", help="the root file system can't be written")
+    parser.add_argument("--nested", action="store_true", help="pytest-sealed works inside; weaker")
     parser.add_argument("--seccomp", metavar="PROFILE", help="which system calls it may make: default, unconfined, or a file")
     parser.add_argument("--explain", action="store_true", help="print the steps that make the container, and run nothing")
     parser.add_argument("image", metavar="IMAGE")
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
-    options: ContainerOptions = {"wait": None, "init": args.init, "read_only": args.read_only, "env": _environment(args.env),
-                                 "mounts": [_mount(text) for text in args.volume]}
+    options: ContainerOptions = {"wait": None, "init": args.init, "read_only": args.read_only, "nested": args.nested,
+                                 "env": _environment(args.env), "mounts": [_mount(text) for text in args.volume]}
     if args.command:
         options["command"] = args.command[1:] if args.command[0] == "--" else args.command
     if args.entrypoint is not None:

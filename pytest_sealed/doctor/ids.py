@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_sealed.doctor.finding import Finding, Remedy
 from pytest_sealed.errors import HostUnsupported
-from pytest_sealed.runtime.idmap import WANTED, find_id_map, free_subids, has_subids
+from pytest_sealed.runtime.idmap import WANTED, find_id_map, free_subids, has_subids, no_new_privs
 
 if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
@@ -31,7 +31,7 @@ def check(host: Host, tried: Tried, *, etc: str = "/etc") -> Iterator[Finding]:
         return
     if ids.single:
         yield _single(host, etc)
-    elif ids.count < WANTED:
+    elif ids.count < WANTED - 1:   # images use up to 65534, and inside a container of ours one id is the account's
         yield Finding(check="ids", state="degraded", found=f"a range of {ids.count} ids, from {ids.uid_start}",
                       effect=f"containers have the ids 0 to {ids.count - 1}; images use up to {WANTED - 2} (nobody)",
                       remedy=_range(host, etc), page="how-to/hosts/debian.md")
@@ -47,6 +47,10 @@ def _single(host: Host, etc: str) -> Finding:
     if host.uid == 0:
         return Finding(check="ids", state="degraded", found="root has one id here: this user namespace maps no others", effect=_EFFECT,
                        remedy=Remedy(text="start whatever this runs in with a range of ids, such as a rootless engine with subuids"))
+    if no_new_privs() and has_subids(etc=etc):
+        return Finding(check="ids", state="degraded", found="newuidmap can't gain the privileges that it needs (no_new_privs is set)",
+                       effect=_EFFECT, page="how-to/hosts/containers.md",
+                       remedy=Remedy(text="start whatever this runs in without no_new_privs, or run as root in a container"))
     commands, reasons = [], []
     if not shutil.which("newuidmap") or not shutil.which("newgidmap"):
         reasons.append("there is no newuidmap")

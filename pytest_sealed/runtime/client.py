@@ -31,7 +31,7 @@ from pytest_sealed.runtime.launch import ScopeUnavailable, start_supervisor
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.room import is_full, no_room
 
-__all__ = ["Session", "drop_run_root", "error_from", "run_root", "site"]
+__all__ = ["Session", "drop_run_root", "error_from", "remove_cgroups", "run_root", "site"]
 
 _ANSWER = 30.0   # seconds until a request that needs no waiting counts as lost
 _END = 3.0       # seconds that the supervisor gets to end
@@ -111,7 +111,7 @@ class Session:
         (self.run_dir / "logs").mkdir()
         self._started = time.time()
         self._tell_facts()
-        self._ends.callback(lambda: _remove_cgroups(self.hierarchy, self.name))
+        self._ends.callback(lambda: _end_cgroups(self.hierarchy, self.name, self.ids))
         own = pidfd_open(os.getpid())
         config = {"session": self.name, "run_dir": str(self.run_dir), "disk": str(self.disk), "ids": self.ids.to_json(),
                   "hierarchy": self.hierarchy.to_json(), "site": site()}
@@ -317,11 +317,21 @@ def site() -> str:
     return os.path.dirname(next(iter(spec.submodule_search_locations)))
 
 
-def _remove_cgroups(hierarchy: Hierarchy, session: str) -> None:
+def _end_cgroups(hierarchy: Hierarchy, session: str, ids: IdMap) -> None:
     """Remove the session's cgroups, once the kernel has ended what was in them."""
     deadline = time.monotonic() + _END
-    while not remove_session(hierarchy, session) and time.monotonic() < deadline:
+    while not remove_cgroups(hierarchy, session, ids=ids) and time.monotonic() < deadline:
         time.sleep(0.005)
+
+
+def remove_cgroups(hierarchy: Hierarchy, session: str, *, kill: bool = True, ids: IdMap | None = None) -> bool:
+    """Do what `remove_session` does, also to cgroups that nested sessions made: those belong to containers' ids."""
+    try:
+        return remove_session(hierarchy, session, kill=kill)
+    except PermissionError:
+        from pytest_sealed.runtime.launch import run_inside
+        asked = {"paths": [], "cgroups": [hierarchy.to_json(), session, kill]}
+        return bool(run_inside("pytest_sealed.runtime.sweep_worker", asked, ids=ids)["removed"])
 
 
 def _remove_disk(path: Path, ids: IdMap) -> None:

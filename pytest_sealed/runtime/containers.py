@@ -161,6 +161,8 @@ class Containers:
         os.chmod(f"{record.etc}/hosts", 0o644)
         request["resolv_conf"] = s.hubs.resolv_conf(record)
         record.group = Group.create(s.hierarchy, s.session, record.id, request["limits"])
+        if request["nested"] and not s.ids.single:   # the one id owns the files of the limits too
+            record.group.delegate(s.ids.outer(0), s.ids.outer(0))
         steps = plan(request, self._facts(record), s.ids)
         ours, theirs = pair()
         flags = _NAMESPACES | (namespaces.CLONE_NEWNET if record.netns < 0 else 0)
@@ -189,6 +191,7 @@ class Containers:
             cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
             bound=[(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]],
             kept=record.mount_ns if record.mount_ns >= 0 else None, copied=record.copied is not None,
+            delegated=group.delegated, leaf=group.leaf,
         )
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
@@ -470,9 +473,9 @@ class Containers:
         return not self._records
 
 
-def fork_in_group(group: Group, flags: int = 0) -> int:
-    """Fork a child that is born in a container's cgroup v2, where there is one; it enters those of v1 by itself."""
-    directory, _ = group.entry()
+def fork_in_group(group: Group, flags: int = 0, *, beside: bool = False) -> int:
+    """Fork a child that is born in a container's cgroup v2, where there is one; it enters those of v1 by itself. See `Group.entry`."""
+    directory, _ = group.entry(beside=beside)
     if directory is None:
         return namespaces.fork_into(flags)
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -48,9 +48,9 @@ class Execs:
                    "seccomp": record.request["seccomp"], "hostname": record.request["hostname"]}
         ours, theirs = pair()
         assert record.group is not None  # noqa: S101  (it runs)
-        procs = record.group.entry()[1]
+        procs = record.group.entry(beside=True)[1]
         try:
-            child = fork_in_group(record.group)
+            child = fork_in_group(record.group, beside=True)
         except BlockingIOError:   # on cgroup v2 it is born under the limit
             ours.close()
             theirs.close()

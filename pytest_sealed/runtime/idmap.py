@@ -16,7 +16,7 @@ import shutil
 
 from pytest_sealed.errors import HostUnsupported
 
-__all__ = ["WANTED", "IdMap", "find_id_map", "free_subids", "has_subids"]
+__all__ = ["WANTED", "IdMap", "find_id_map", "free_subids", "has_subids", "is_hosts_root", "no_new_privs"]
 
 WANTED = 65536   # ids in a container; images use up to 65534 (nobody)
 _ROOTS_RANGE = 0x70000000   # where root takes its range: above what systemd hands out, below 2**31
@@ -83,7 +83,7 @@ def find_id_map(proc: str = "/proc", etc: str = "/etc") -> IdMap:
     if wish not in ("", "single"):
         raise HostUnsupported(f"SEALED_IDS={wish!r} is unknown", remedy="unset it, or set SEALED_IDS=single")
     if wish != "single":
-        found = _as_root(uid, gid, proc, etc) if uid == 0 else _from_subids(uid, gid, etc)
+        found = _as_root(uid, gid, proc, etc) if uid == 0 else _from_subids(uid, gid, proc, etc)
         if found is not None:
             return found
     return IdMap("single", uid, gid)
@@ -107,11 +107,27 @@ def _free_range(path: str, preferred: tuple[int, int] | None) -> tuple[int, int]
     return first + 1, max(0, length - 1)   # a small map, as inside a rootless container
 
 
-def _from_subids(uid: int, gid: int, etc: str) -> IdMap | None:
+def _from_subids(uid: int, gid: int, proc: str, etc: str) -> IdMap | None:
     uids, gids = _subid(f"{etc}/subuid", uid), _subid(f"{etc}/subgid", uid)
-    if uids is None or gids is None or not shutil.which("newuidmap") or not shutil.which("newgidmap"):
+    if no_new_privs(proc) or uids is None or gids is None or not shutil.which("newuidmap") or not shutil.which("newgidmap"):
         return None
     return IdMap("subids", uid, gid, uids[0], gids[0], min(uids[1], gids[1], WANTED))
+
+
+def no_new_privs(proc: str = "/proc") -> bool:
+    """Return whether nothing that this process starts gains privileges by setuid, not even newuidmap. See prctl(2)."""
+    try:
+        with open(f"{proc}/self/status") as file:
+            return any(line.split() == ["NoNewPrivs:", "1"] for line in file)
+    except OSError:
+        return False
+
+
+def is_hosts_root(uid: int, proc: str = "/proc") -> bool:
+    """Return whether `uid` may be the kernel's own 0, by the map of this user namespace: inside a container of ours it is not."""
+    with open(f"{proc}/self/uid_map") as file:
+        rows = [[int(word) for word in line.split()] for line in file]
+    return any(inside <= uid < inside + count and outside + uid - inside == 0 for inside, outside, count in rows)
 
 
 def has_subids(etc: str = "/etc") -> bool:

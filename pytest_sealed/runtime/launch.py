@@ -161,7 +161,8 @@ def translate(error: dict[str, Any], who: str) -> SealedError:
                                remedy=_user_namespace_remedy(code))
     if step.startswith("mount the"):
         return HostUnsupported(f"this host denies a /proc of our own: {text}", remedy=(
-            "parts of /proc are masked here, as inside a Docker container: run it with --security-opt systempaths=unconfined"))
+            "parts of /proc are masked here, as inside a container: run it with --security-opt systempaths=unconfined (Docker), "
+            "--security-opt unmask=ALL (Podman) or nested=True (pytest-sealed)"))
     return InternalError(f"{who} failed at the step '{step}': {text}\n{error.get('trace', '')}".rstrip())
 
 
@@ -173,7 +174,8 @@ def _user_namespace_remedy(code: int) -> str:
     if _reads("/proc/sys/kernel/unprivileged_userns_clone", "0"):
         return "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     return ("a seccomp or security policy forbids it: inside Docker or Podman run with "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined")
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined; "
+            "inside a container of pytest-sealed give it nested=True")
 
 
 def _reads(path: str, value: str) -> bool:

@@ -35,6 +35,8 @@ class Facts:
         procs: `cgroup.procs` files to enter by.
         cgroup_binds: (directory, path inside) that show a container its own limits (cgroup v1).
         cgroup2: whether cgroup2 can be mounted inside.
+        delegated: whether the container may make cgroups below its own.
+        leaf: the cgroup v2 below the container's own that its processes are in, where it may divide that; else empty.
         network: descriptor of the container's network namespace, or None.
         attached: (descriptor, source, target) of host folders whose ids are mapped.
         bound: (source, target, read-only) of host folders as they are.
@@ -43,22 +45,25 @@ class Facts:
         copied: whether the layers were copied to `root` in the folder on disk, since an upper works nowhere.
     """
 
-    __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "copied", "disk", "etc", "kept", "memory_upper", "network", "procs",
-                 "scratch_point")
+    __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "copied", "delegated", "disk", "etc", "kept", "leaf", "memory_upper",
+                 "network", "procs", "scratch_point")
 
     def __init__(self, *, scratch_point: str, disk: str, etc: str, procs: list[str], memory_upper: bool, cgroup2: bool = False,
                  cgroup_binds: list[tuple[str, str]] | None = None, network: int | None = None,
                  attached: list[tuple[int, str, str]] | None = None,
-                 bound: list[tuple[str, str, bool]] | None = None, kept: int | None = None, copied: bool = False) -> None:
+                 bound: list[tuple[str, str, bool]] | None = None, kept: int | None = None, copied: bool = False,
+                 delegated: bool = False, leaf: str = "") -> None:
         self.scratch_point, self.disk, self.etc, self.procs, self.memory_upper = scratch_point, disk, etc, procs, memory_upper
         self.cgroup2, self.cgroup_binds, self.network, self.attached, self.kept = cgroup2, cgroup_binds, network, attached or [], kept
-        self.bound, self.copied = bound or [], copied
+        self.bound, self.copied, self.delegated, self.leaf = bound or [], copied, delegated, leaf
 
 
 def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation]:
     """Return the operations for `request`, in the order in which they must happen."""
+    nested = request["nested"]   # then /proc and /sys stay whole: no other can be mounted beside one of which something is hidden
     return [
         op.EnterCgroup(tuple(facts.procs)),
+        *([op.EnterLeaf(facts.leaf)] if facts.leaf else []),
         *([op.JoinNetwork(facts.network)] if facts.network is not None else _loopback(ids)),
         op.Hostname(request["hostname"]),
         *(op.Sysctl(name, value) for name, value in request["sysctls"]),
@@ -66,8 +71,8 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
         *_kernel(request, facts, ids),
         *_files(request, facts),
         *_mounts(request, facts),
-        *(op.Masked(path) for path in MASKED),
-        *(op.ReadOnly(path) for path in READ_ONLY),
+        *([] if nested else [op.Masked(path) for path in MASKED]),
+        *([] if nested else [op.ReadOnly(path) for path in READ_ONLY]),
         op.WorkingDirectory(request["workdir"]),
         *([op.ReadOnlyRoot()] if request["read_only"] else []),
         op.Pivot(),
@@ -106,10 +111,10 @@ def _kernel(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operat
         op.Mounted("", _SAFE, "mqueue", "/dev/mqueue"),
     ]
     if facts.cgroup2:
-        steps.append(op.Mounted("", _SAFE | MS_RDONLY, "cgroup2", "/sys/fs/cgroup"))
+        steps.append(op.Mounted("", _SAFE | (0 if facts.delegated else MS_RDONLY), "cgroup2", "/sys/fs/cgroup"))
     elif facts.cgroup_binds:
         steps.append(op.Mounted("mode=755,size=64k", _SAFE, "tmpfs", "/sys/fs/cgroup"))
-        steps += [op.Bound(True, source, target) for source, target in facts.cgroup_binds]
+        steps += [op.Bound(not facts.delegated, source, target) for source, target in facts.cgroup_binds]
     return steps
 
 

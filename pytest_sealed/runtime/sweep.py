@@ -14,8 +14,8 @@ from typing import Any
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
-from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_dead_probes, remove_session
-from pytest_sealed.runtime.client import run_root
+from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_dead_probes
+from pytest_sealed.runtime.client import remove_cgroups, run_root
 from pytest_sealed.runtime.launch import run_inside
 from pytest_sealed.runtime.scratch import remove_tree
 
@@ -39,7 +39,7 @@ def sweep() -> list[str]:
             facts = _facts(path)
             if not facts and _alive(path.name) and _young(path):
                 continue   # it is just starting
-            if "hierarchy" in facts and not remove_session(Hierarchy.from_json(facts["hierarchy"]), path.name):
+            if "hierarchy" in facts and not remove_cgroups(Hierarchy.from_json(facts["hierarchy"]), path.name):
                 continue   # its processes are still ending: the next sweep takes it
             disk = facts.get("disk", "")
             if disk and Path(disk).is_dir():
@@ -50,7 +50,7 @@ def sweep() -> list[str]:
     hierarchy = detect()
     for session in leftovers(hierarchy):
         # Not killed: it may be alive in another PID namespace, with its run directory elsewhere.
-        if session not in known and not _alive(session) and remove_session(hierarchy, session, kill=False):
+        if session not in known and not _alive(session) and remove_cgroups(hierarchy, session, kill=False):
             swept.append(f"session {session}: cgroups")
     return swept + [f"cgroup {directory}, of a process that was killed" for directory in remove_dead_probes(hierarchy)]
 

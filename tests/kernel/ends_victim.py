@@ -8,6 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from boxes import MAKE_CGROUPS
+
 from pytest_sealed import Sandbox
 
 
@@ -39,6 +43,8 @@ def main() -> None:
         disk.wait_for_exec(["test", "-e", "/done"])
         paused = sandbox.run("busybox", ["sleep", "1000"], name="paused")
         paused.pause()
+        nested = sandbox.run("busybox", ["sh", "-c", f"{MAKE_CGROUPS}; touch /done; sleep 1000"], nested=True)
+        nested.wait_for_exec(["test", "-e", "/done"])
         network.listen(9000)
         helper = 0
         if sys.argv[1:] == ["forked"]:   # a child of the test's that outlives it holds copies of every descriptor

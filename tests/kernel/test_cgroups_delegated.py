@@ -210,7 +210,8 @@ def test_a_read_only_cgroup_file_system_names_the_outer_containers_option() -> N
     with Child(look) as child:
         assert child.receive() == [
             f"this account can't make a cgroup in {point} (Read-only file system)",
-            "start the outer container with a writable cgroup file system (--privileged, or -v /sys/fs/cgroup:/sys/fs/cgroup:rw)",
+            "start the outer container with a writable cgroup file system (--privileged, or -v /sys/fs/cgroup:/sys/fs/cgroup:rw; one of "
+            "pytest-sealed with nested=True and a range of ids)",
         ]
 
 

@@ -54,6 +54,38 @@ def test_removal_takes_nested_directories_along(v1: Hierarchy, host: Host) -> No
     assert remove_session(v1, "s1")
 
 
+def test_cgroups_that_are_nested_deeper_than_a_path_is_long_go_too(v1: Hierarchy) -> None:
+    group = Group.create(v1, "s1", "db", {})
+    fd = os.open(group.directories["memory"], os.O_PATH)
+    for _ in range(5000):
+        for name in ("a", "beside"):
+            os.mkdir(name, dir_fd=fd)
+        inner = os.open("a", os.O_PATH, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+    assert group.remove()
+    assert not os.path.exists(group.directories["memory"])
+
+
+def test_where_a_container_may_divide_its_cgroup_v2_commands_start_in_a_leaf(v1: Hierarchy, v2: Hierarchy) -> None:
+    one, two = new_group(v1, {}), new_group(v2, {"cgroup.events": "", "cgroup.procs": ""})
+    for group in (one, two):
+        group.delegate(os.geteuid(), os.getegid())
+    directory = two.directories["pids"]
+    assert (one.entry(beside=True), one.leaf) == (one.entry(), "")
+    assert (two.entry()[0], two.entry(beside=True)[0]) == (directory, f"{directory}/sealed.leaf")
+    assert os.path.isdir(two.leaf)
+
+
+def test_who_may_divide_its_cgroups_on_a_hybrid_host_sees_that_of_v2_too(v1: Hierarchy, host: Host) -> None:
+    host.v2(point="unified", controllers="")
+    group = new_group(host.detect(), {})
+    usual = group.inside_binds()
+    group.delegate(os.geteuid(), os.getegid())
+    assert group.inside_binds() == [*usual, (group.directories["freezer"], "/sys/fs/cgroup/unified")]
+
+
 def test_a_directory_that_cannot_go_is_false_and_the_others_go(v1: Hierarchy) -> None:
     group = new_group(v1, {})
     Path(group.directories["memory"], "file").write_text("")    # ENOTEMPTY, as EBUSY in a cgroup

@@ -14,7 +14,9 @@ from pytest_sealed.doctor.host import Host, find_host
 from pytest_sealed.doctor.limits import Answers
 from pytest_sealed.doctor.namespaces import Tried
 from pytest_sealed.errors import HostUnsupported, InternalError
+from pytest_sealed.runtime import idmap
 from pytest_sealed.runtime.cgroups import Hierarchy, Refusal, scope
+from pytest_sealed.runtime.idmap import IdMap
 
 DEBIAN = 'ID=debian\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
 RELEASES = {
@@ -233,6 +235,24 @@ def test_a_range_is_ok_and_a_small_one_degraded(alice: Path, monkeypatch: pytest
     assert next(ids.check(host(), tried(), etc=str(alice))).found == "a range of 65536 ids, from 100000, mapped by newuidmap"
     (alice / "subuid").write_text("54321:100000:1000\n")
     assert next(ids.check(host(), tried(), etc=str(alice))).state == "degraded"
+
+
+@pytest.mark.parametrize(("count", "state"), [(65535, "ok"), (65534, "degraded")])
+def test_the_ids_that_root_of_a_container_can_give_are_enough_with_nobody_among_them(monkeypatch: pytest.MonkeyPatch, count: int,
+                                                                                     state: str) -> None:
+    monkeypatch.setattr(ids, "find_id_map", lambda **_: IdMap("root", 0, 0, 1, 1, count))
+    assert next(ids.check(host(), tried())).state == state
+
+
+def test_where_newuidmap_can_gain_no_privileges_that_is_said(alice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(alice, monkeypatch, "newuidmap", "newgidmap", "usermod")
+    for name in ("subuid", "subgid"):
+        (alice / name).write_text("54321:100000:65536\n")
+    for module in (ids, idmap):
+        monkeypatch.setattr(module, "no_new_privs", lambda *_: True)
+    [found] = ids.check(host(), tried(), etc=str(alice))
+    assert (found.state, found.found) == ("degraded", "newuidmap can't gain the privileges that it needs (no_new_privs is set)")
+    assert found.remedy.text == "start whatever this runs in without no_new_privs, or run as root in a container"
 
 
 def test_a_wish_for_one_id_is_named(alice: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,11 @@ from pytest_sealed.runtime.protocol import pair
 ])
 def test_where_it_would_be_born_under_the_limit_the_refusal_is_the_same(monkeypatch: pytest.MonkeyPatch, limit: int | None, now: int | None,
                                                                        said: str) -> None:
-    def full(*_: object) -> int:
+    def full(*_: object, beside: bool) -> int:
         raise BlockingIOError
     monkeypatch.setattr(execs, "fork_in_group", full)
     request = {"name": "web", "limits": {"pids": limit}, "rlimits": [], "capabilities": [], "seccomp": {}, "hostname": "web"}
-    group = SimpleNamespace(entry=lambda: (None, []), stats=lambda: {"pids_current": now})
+    group = SimpleNamespace(entry=lambda **_: (None, []), stats=lambda: {"pids_current": now})
     record = SimpleNamespace(request=request, state="running", group=group, pid=1, pidfd=-1)
     supervisor: Any = SimpleNamespace(containers=SimpleNamespace(alive=lambda _: record), ids=None)
     before = os.listdir("/proc/self/fd")

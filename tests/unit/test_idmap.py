@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sealed.errors import HostUnsupported
-from pytest_sealed.runtime.idmap import WANTED, IdMap, find_id_map
+from pytest_sealed.runtime.idmap import WANTED, IdMap, find_id_map, is_hosts_root
 
 WHOLE = "         0          0 4294967295\n"
 ROOT = IdMap("root", 0, 0, 1879048192, 1879048192, WANTED)
@@ -192,6 +192,24 @@ def test_without_the_tools_that_write_the_maps_there_is_one_id(machine: Machine,
 
 
 @pytest.mark.usefixtures("as_root")
+def test_where_nothing_gains_privileges_newuidmap_gains_none(machine: Machine, as_user: str) -> None:
+    machine.subids(f"{as_user}:100000:65536\n")
+    machine.tools("newuidmap", "newgidmap")
+    (machine.proc / "self/status").write_text("NoNewPrivs:\t0\n")
+    assert machine.find().mode == "subids"
+    (machine.proc / "self/status").write_text("NoNewPrivs:\t1\n")
+    assert machine.find().mode == "single"
+
+
+@pytest.mark.parametrize(("own", "uid", "root"), [
+    (WHOLE, 0, True), (WHOLE, 1000, False), ("0 0 1\n", 0, True), ("0 1000 1\n", 0, False), ("0 1 65536\n", 0, False),
+    ("70 0 1\n", 70, True), ("0 1000 1\n1 0 1\n", 1, True), ("", 0, False),
+])
+def test_who_may_be_the_hosts_root_is_told_by_the_map(machine: Machine, own: str, uid: int, root: bool) -> None:
+    machine.own_map(own)
+    assert is_hosts_root(uid, str(machine.proc)) is root
+
+
 def test_single_id_mode_can_be_asked_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEALED_IDS", "single")
     assert machine.find().mode == "single"

@@ -248,3 +248,30 @@ def test_every_path_that_docker_masks_is_masked(path: str) -> None:
 @pytest.mark.parametrize("path", ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"])
 def test_every_path_that_docker_makes_read_only_is_read_only(path: str) -> None:
     assert path in READ_ONLY
+
+
+# ---------------------------------------------------------------- for sessions inside
+
+
+def test_nested_nothing_is_hidden_since_no_other_proc_could_be_mounted_then() -> None:
+    assert {type(step) for step in planned()} - {type(step) for step in planned(nested=True)} == {op.Masked, op.ReadOnly}
+
+
+def test_nested_its_cgroups_can_be_written_to_where_they_are_given_to_it() -> None:
+    known: dict[str, Any] = {"cgroup_binds": [("/cg/pids/s/box", "/sys/fs/cgroup/pids")]}
+    for delegated in (False, True):
+        steps = planned(facts(delegated=delegated, **known), nested=True)
+        assert op.Bound(not delegated, "/cg/pids/s/box", "/sys/fs/cgroup/pids") in steps
+        steps = planned(facts(delegated=delegated, cgroup2=True), nested=True)
+        assert the_mount(steps, "/sys/fs/cgroup").flags == SAFE | (0 if delegated else MS_RDONLY)
+
+
+def the_mount(steps: list[op.Operation], target: str) -> op.Mounted:
+    [found] = [step for step in steps if isinstance(step, op.Mounted) and step.target == target]
+    return found
+
+
+def test_nested_it_goes_on_to_the_leaf_once_its_cgroup_is_the_top() -> None:
+    steps = planned(facts(leaf="/cg/s/box/sealed.leaf", delegated=True, cgroup2=True), nested=True)
+    assert steps[:2] == [op.EnterCgroup(("/cg/memory/tasks", "/cg/pids/tasks")), op.EnterLeaf("/cg/s/box/sealed.leaf")]
+    assert not any(isinstance(step, op.EnterLeaf) for step in planned())

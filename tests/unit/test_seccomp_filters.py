@@ -142,6 +142,20 @@ def test_every_call_that_libseccomp_knows_is_named_in_the_profile(machine: str) 
 
 
 @MACHINES
+def test_nested_namespaces_and_mounts_can_be_made_and_the_kernel_itself_stays_out_of_reach(machine: str) -> None:
+    nested = says(machine, "nested")
+    for name in ("unshare", "setns", "mount", "umount2", "pivot_root", "open_tree", "move_mount", "mount_setattr", "clone3", "keyctl",
+                 "sethostname", "seccomp", "pidfd_open"):
+        assert nested(call(machine, name)) == ALLOW, name
+    assert nested(call(machine, "clone"), 0x10000000) == ALLOW
+    for name in ("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "init_module", "kexec_load", "add_key", "open_by_handle_at",
+                 "settimeofday", "reboot", "swapon"):
+        assert nested(call(machine, name)) == EPERM, name
+    assert [family for family in range(256) if nested(call(machine, "socket"), family) != ALLOW] == [38, 40]
+    assert filters_of("default", list(CAPABILITIES), nested=True)["ready"] == ["nested"]
+
+
+@MACHINES
 def test_without_the_capability_chroot_is_denied(machine: str) -> None:
     assert says(machine)(call(machine, "chroot")) == ALLOW
     no_chroot = says(machine, "no-chroot")

@@ -16,7 +16,8 @@ _PROBE = "sealed.probe-"   # and the pid of who tries
 
 _DROP_IN = ("sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu memory pids\\n' | "
             "sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload; then log in anew")
-_OUTER = "start the outer container with a writable cgroup file system (--privileged, or -v /sys/fs/cgroup:/sys/fs/cgroup:rw)"
+_OUTER = ("start the outer container with a writable cgroup file system (--privileged, or -v /sys/fs/cgroup:/sys/fs/cgroup:rw; one of "
+          "pytest-sealed with nested=True and a range of ids)")
 
 
 def detect(root: str = "/sys/fs/cgroup", proc: str = "/proc") -> Hierarchy:

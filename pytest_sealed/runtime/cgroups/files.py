@@ -9,6 +9,7 @@ import os
 
 __all__ = ["children", "read", "read_flat", "read_number", "remove_tree", "write"]
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNLIMITED_V1 = 1 << 62   # bytes; v1 shows "no limit" as the largest multiple of the page size
 
 
@@ -70,17 +71,56 @@ def children(path: str) -> list[str]:
 def remove_tree(path: str) -> bool:
     """Remove a cgroup and those nested in it, deepest first; False if a process still sits in one.
 
-    The files in a cgroup directory can't be unlinked, and needn't be: rmdir(2) takes them along.
+    The files in a cgroup directory can't be unlinked, and needn't be: rmdir(2) takes them along. A container that may make cgroups
+    can nest them deeper than a path is long, or a recursion deep: each is opened from the one above.
     """
-    for name in children(path):
-        if not remove_tree(f"{path}/{name}"):
-            return False
     try:
-        os.rmdir(path)
+        fd = os.open(path, _FOLDER)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    above: list[tuple[str, list[str]]] = []   # name of each cgroup on the way down → what is left to remove beside it
+    removed = True
+    try:
+        names = _folders(fd)
+        while names or above:
+            if not names:
+                name, names = above.pop()
+                fd = _instead(fd, "..")
+                removed = _rmdir(name, fd) and removed   # what can go, goes
+                continue
+            name = names.pop()
+            if not _rmdir(name, fd):
+                try:
+                    fd = _instead(fd, name)
+                except FileNotFoundError:
+                    continue
+                above.append((name, names))
+                names = _folders(fd)
+    finally:
+        os.close(fd)
+    return _rmdir(path) and removed
+
+
+def _folders(fd: int) -> list[str]:
+    with os.scandir(fd) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _instead(fd: int, name: str) -> int:
+    """Open `name` from a directory, and close that."""
+    other = os.open(name, _FOLDER, dir_fd=fd)
+    os.close(fd)
+    return other
+
+
+def _rmdir(name: str, fd: int | None = None) -> bool:
+    """Remove an empty cgroup; False if a process sits in it, or it has others below."""
+    try:
+        os.rmdir(name, dir_fd=fd)
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno in (16, 39):  # EBUSY; ENOTEMPTY: a child was made since
+        if error.errno in (16, 39):   # EBUSY; ENOTEMPTY
             return False
         raise
     return True

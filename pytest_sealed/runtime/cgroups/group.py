@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_sealed.errors import HostUnsupported, InternalError, LimitUnavailable
 from pytest_sealed.runtime.cgroups.files import children, read, remove_tree, write
 from pytest_sealed.runtime.cgroups.freezer import Freezer
-from pytest_sealed.runtime.cgroups.hierarchy import SYSTEMD_RUN, enable
+from pytest_sealed.runtime.cgroups.hierarchy import LEAF, SYSTEMD_RUN, enable
 from pytest_sealed.runtime.cgroups.memory import Memory
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 class Group:
     """The cgroup of one container, in every controller that this account may use."""
 
-    __slots__ = ("_peaks", "controllers", "directories", "hierarchy", "name", "session")
+    __slots__ = ("_peaks", "controllers", "delegated", "directories", "hierarchy", "leaf", "name", "session")
 
     def __init__(self, hierarchy: Hierarchy, session: str, name: str) -> None:
         self.hierarchy = hierarchy
@@ -38,6 +39,10 @@ class Group:
         }
         """Controller → its directory; co-mounted v1 controllers share one, and all of v2's do."""
         self.controllers = [controller for controller in hierarchy.controllers if controller.name in self.directories]
+        self.delegated = False
+        """Whether the container may make cgroups below."""
+        self.leaf = ""
+        """v2: where its processes are then; else empty."""
         self._peaks: dict[str, int | float] = {}
 
     @classmethod
@@ -119,6 +124,22 @@ class Group:
     def _distinct(self) -> list[str]:
         return list(dict.fromkeys(self.directories.values()))
 
+    def delegate(self, uid: int, gid: int) -> None:
+        """Let an id of the container make cgroups below. The files of the limits stay the account's: it can't lift its own.
+
+        See "Delegation" in the kernel's cgroup-v2.rst.
+        """
+        self.delegated = bool(self.directories)
+        given = list(self._distinct())
+        if self.hierarchy.version == "v2" and given:
+            self.leaf = f"{given[0]}/{LEAF}"
+            os.mkdir(self.leaf)
+            given.append(self.leaf)
+        for directory in given:
+            for path in (directory, *(f"{directory}/cgroup.{name}" for name in ("procs", "subtree_control", "threads"))):
+                with contextlib.suppress(FileNotFoundError):   # v1 has procs only
+                    os.chown(path, uid, gid)
+
     def attach(self, pid: int) -> None:
         """Move the process `pid` (0: the caller) into the cgroup, with all its threads.
 
@@ -127,13 +148,17 @@ class Group:
         for path in self.procs_paths():
             write(path, str(pid))
 
-    def entry(self) -> tuple[str | None, list[str]]:
+    def entry(self, *, beside: bool = False) -> tuple[str | None, list[str]]:
         """Return how a child gets in without a move of a whole process, which waits for an RCU grace period.
 
         That is a cgroup v2 directory that it is born in (`fork_into`), and v1 files to which it writes `0` while it has one thread.
+
+        Args:
+            beside: of a command beside the container's own: the container may have divided its cgroup by then.
         """
         newer = next((directory for directory in self._distinct() if os.path.exists(f"{directory}/cgroup.events")), None)
-        return newer, [f"{directory}/tasks" for directory in self._distinct() if directory != newer]
+        tasks = [f"{directory}/tasks" for directory in self._distinct() if directory != newer]
+        return (self.leaf if beside and self.leaf else newer), tasks
 
     def procs_paths(self) -> list[str]:
         """Return the files to which a process with threads writes `0` to enter by itself."""
@@ -205,13 +230,16 @@ class Group:
         return freezer, self.directories[freezer.name]
 
     def inside_binds(self) -> list[tuple[str, str]]:
-        """Return (host directory, path in the container) of read-only binds by which programs inside see their own limits.
+        """Return (host directory, path in the container) of binds by which programs inside see their own limits, or divide them.
 
         v1 only: a container mounts v2's hierarchy by itself.
         """
         if self.hierarchy.version != "v1":
             return []
-        return [(self.directories[name], f"/sys/fs/cgroup/{name}") for name in _INSIDE if name in self.directories]
+        binds = [(self.directories[name], f"/sys/fs/cgroup/{name}") for name in _INSIDE if name in self.directories]
+        if self.delegated and self.hierarchy.kind == "hybrid":
+            binds.append((self.directories["freezer"], "/sys/fs/cgroup/unified"))
+        return binds
 
     def remove(self) -> bool:
         """Remove its directories and what the container nested in them; False if a process still sits in one: try later."""

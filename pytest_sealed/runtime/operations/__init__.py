@@ -20,7 +20,7 @@ from pytest_sealed.runtime.operations.contents import (
     WorkingDirectory,
     Written,
 )
-from pytest_sealed.runtime.operations.entering import EnterCgroup, Hostname, JoinNetwork, LoopbackUp, Sysctl
+from pytest_sealed.runtime.operations.entering import EnterCgroup, EnterLeaf, Hostname, JoinNetwork, LoopbackUp, Sysctl
 from pytest_sealed.runtime.operations.root import Copied, DiskScratch, KeepRoot, MemoryScratch, Overlay, Pivot, ReadOnlyRoot
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Devices",
     "DiskScratch",
     "EnterCgroup",
+    "EnterLeaf",
     "Hostname",
     "JoinNetwork",
     "KeepRoot",

@@ -7,7 +7,7 @@ import os
 from pytest_sealed.linux import namespaces, process
 from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 
-__all__ = ["EnterCgroup", "Hostname", "JoinNetwork", "LoopbackUp", "Sysctl"]
+__all__ = ["EnterCgroup", "EnterLeaf", "Hostname", "JoinNetwork", "LoopbackUp", "Sysctl"]
 
 
 class EnterCgroup(Operation):
@@ -18,12 +18,26 @@ class EnterCgroup(Operation):
 
     def apply(self, context: Context) -> None:
         for path in self.paths:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"0")
-            finally:
-                os.close(fd)
+            _enter(path)
         namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+
+
+def _enter(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+class EnterLeaf(Operation):
+    """Go on to the leaf below: a cgroup v2 that hands controllers to its children may hold no process. See cgroups(7)."""
+
+    __slots__ = ("directory",)
+    directory: str
+
+    def apply(self, context: Context) -> None:
+        _enter(f"{self.directory}/cgroup.procs")
 
 
 class JoinNetwork(Operation):
