@@ -196,7 +196,7 @@ class Sandbox:
             ImageNotFound, SpecError: as `run`.
         """
         session = self.session
-        found = self.store.get(spec.image)
+        found = self.store.pinned(spec.image)
         with self._lock:   # several threads may start containers at once
             networks = self._networks(spec)
             name = self._name(spec, found.reference, networks)

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from pytest_sealed.images.finder import recipe_names
+from pytest_sealed.images.installed import installed_wheels
 from pytest_sealed.images.prune import shared_sizes
 from pytest_sealed.images.store import Image, Store
 
@@ -36,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
         sizes = f"{image.size / 1e6:>5.0f} MB  {shared[image.reference] / 1e6:>5.0f} MB"
         age = _age(time.time() - image.created)
         print(f"{image.reference:{width}}  {digest}  {sizes}  {len(image.layers):>6}  {age:14}  {_source(image)}")
+    wheels = [f"{wheel.name} ({wheel.title})" for wheel in installed_wheels().values() if wheel.reference not in store.names()]
+    if wheels:
+        print(f"in wheels, and unpacked at first use: {', '.join(wheels)}")
     missing = [name for name in recipe_names() if name not in store.names()]
     if missing:
         print(f"not built: {', '.join(missing)} (sealed build NAME)")

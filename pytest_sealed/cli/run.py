@@ -114,7 +114,7 @@ def _explain(spec: ContainerSpec[Container]) -> int:
     from pytest_sealed.request import run_request
     from pytest_sealed.runtime.idmap import find_id_map
     from pytest_sealed.runtime.plan import Facts, plan
-    found = Store().get(spec.image)
+    found = Store().pinned(spec.image)
     request = run_request(spec, found, container="ID", name=spec.name or "NAME", networks=[], ports=[], mounts=[])
     request["resolv_conf"] = ""
     ids = find_id_map()

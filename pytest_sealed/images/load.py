@@ -6,6 +6,7 @@ names configs and layers by their files.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -56,11 +57,12 @@ class Loader:
         platform: of images that there are several of; empty: this machine's.
         name: what the image is to be called; empty: as the archive says.
         exported: it's one of `sealed export`, whose names and notes count.
+        keep: False keeps no compressed layers: they stay where they are.
     """
 
     def __init__(self, store: Store, progress: Progress | None = None, *, platform: str = "", name: str = "",
-                 exported: bool = False) -> None:
-        self._exported = exported
+                 exported: bool = False, keep: bool = True) -> None:
+        self._exported, self._keep = exported, keep
         self.store = store
         self._progress = progress or Progress()
         self._platform, self._insist = Platform.parse(platform), bool(platform)
@@ -95,9 +97,9 @@ class Loader:
             pieces = source.chunks(files[number], layer.size)
             if layer.digest == image.diff_ids[number]:
                 return pieces   # what is unpacked is checked
-            return self._kept(layer, pieces)
+            return self._kept(layer, pieces) if self._keep else _checked(layer, pieces)
         chain = Chain(image.diff_ids)
-        for number, layer in enumerate(image.manifest.layers):   # what is unpacked already won't be fetched below
+        for number, layer in enumerate(image.manifest.layers if self._keep else ()):   # what is unpacked already won't be fetched below
             if layer.digest != image.diff_ids[number] and self.store.layers.unpacked(chain.ids[number]) and \
                     not self.store.cache.has(layer.digest, layer.size):
                 for _ in fetch(number, layer):
@@ -201,6 +203,16 @@ class Loader:
         if not names:
             raise ImageError(f"{what} gives an image no name", remedy="sealed load --name NAME:TAG FILE")
         return tuple(dict.fromkeys(str(parse_reference(name)) for name in names))
+
+
+def _checked(layer: Descriptor, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the pieces of a layer; its digest is checked at their end."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+        yield piece
+    if f"sha256:{found.hexdigest()}" != layer.digest:
+        raise ImageError(f"a layer has the digest sha256:{found.hexdigest()}, expected {layer.digest}")
 
 
 def _with_base(name: str, base: str) -> str:

@@ -10,7 +10,7 @@ from pytest_sealed.errors import HostUnsupported
 from pytest_sealed.images.compare import Comparison
 from pytest_sealed.linux import mounts
 
-__all__ = ["main"]
+__all__ = ["main", "mount_layers"]
 
 
 def main(payload: dict[str, Any]) -> dict[str, Any]:
@@ -21,14 +21,14 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
     Raises:
         HostUnsupported: no overlay can be mounted.
     """
-    first, second = (_mount(f"{payload['work']}/{number}", layers) for number, layers in enumerate(payload["images"]))
+    first, second = (mount_layers(f"{payload['work']}/{number}", layers) for number, layers in enumerate(payload["images"]))
     with open(payload["fds"][0], "w", closefd=False) as out:
         for row in Comparison(exact=False).folders(first, second):
             out.write(json.dumps(row) + "\n")
     return {}
 
 
-def _mount(folder: str, layers: list[str]) -> int:
+def mount_layers(folder: str, layers: list[str]) -> int:
     """Mount layers, topmost first, to be read only; return a descriptor of what shows. The mount ends with this process."""
     for name in ("", "/merged", "/empty"):
         os.mkdir(f"{folder}{name}")

@@ -22,7 +22,8 @@ _NAME = "io.pytest-sealed.name"
 _RECORD = "io.pytest-sealed.record"
 _STEPS = "io.pytest-sealed.steps"
 _FACTS: dict[str, tuple[type, ...]] = {   # of a record
-    "key": (str,), "source": (str,), "index": (str,), "tagged": (str,), "snapshot": (str,), "created": (int, float)}
+    "key": (str,), "source": (str,), "index": (str,), "tagged": (str,), "snapshot": (str,), "wheel": (str,), "inputs": (list,),
+    "created": (int, float)}
 _STEP = re.compile("[0-9a-f]{64}")
 
 

@@ -148,6 +148,8 @@ def again(reference: str, record: dict[str, Any]) -> str:
     """Return the command that makes an image again."""
     if record.get("snapshot"):
         return f"take the {record['snapshot']} again"
+    if record.get("wheel"):
+        return f"sealed rm {reference}"   # the next use unpacks it again
     source, tagged = str(record.get("source", "")), str(record.get("tagged", ""))
     if tagged:
         return f"{again(tagged, {'source': source})} && sealed tag {tagged} {reference}"

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, final
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
-from pytest_sealed.errors import ImageError
+from pytest_sealed.errors import ImageError, ImageNotFound
 from pytest_sealed.images.blobs import BlobCache
 from pytest_sealed.images.folders import Folders, default_root, explain
 from pytest_sealed.images.image import Image, ImageConfig
+from pytest_sealed.images.installed import InstalledWheel, unpack_wheel, wheel_for
 from pytest_sealed.images.layers import Chain, Layers
 from pytest_sealed.images.locks import flock
 from pytest_sealed.images.manifest import OCI_LAYER, Descriptor, manifest_of
@@ -54,11 +55,32 @@ class Store:
     def get(self, reference: str) -> Image:
         """Return the image `reference`: of exactly that name, else with the tag `latest`, else the one whose longer name ends so.
 
+        Where there is none, the one in an installed wheel is unpacked.
+
         Raises:
             ImageNotFound: it isn't there; names the nearest one and the command that makes it.
             ImageError: its record is damaged, a layer is missing, or several longer names end so.
         """
-        return self._load(*self.records.lookup(reference))
+        try:
+            found = self.records.lookup(reference)
+        except ImageNotFound:
+            wheel = wheel_for(reference)
+            if wheel is None:
+                raise
+            return self._unpacked(wheel)
+        return self._load(*found)
+
+    def pinned(self, reference: str) -> Image:
+        """Return the image that a container of `reference` gets: that of an installed wheel, which the project pins, else as `get`."""
+        wheel = wheel_for(reference)
+        return self.get(reference) if wheel is None else self._unpacked(wheel)
+
+    def _unpacked(self, wheel: InstalledWheel) -> Image:
+        name = wheel.reference
+        with contextlib.suppress(ImageError):   # it isn't there, or damaged: unpacked then
+            return self._load(name, self.records.get(name))
+        unpack_wheel(self, wheel)
+        return self._load(name, self.records.get(name))
 
     def images(self) -> list[Image]:
         """Return all images by name; those that can't be read are left out."""
@@ -285,7 +307,10 @@ class Store:
             raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=again(reference, record))
         return Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
                      config=config_from_oci(config, ours=not record.get("source")), size=size, created=float(record.get("created", 0)),
-                     source=str(record.get("snapshot") or record.get("source") or ""))
+                     source=str(record.get("snapshot") or record.get("wheel") or record.get("source") or ""))
+        if self._check is not None:
+            self._check(image)
+        return image
 
 
 def _lease(digest: str) -> str:

@@ -124,4 +124,5 @@ class _Examination:
                     holders[name] = record
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-        return " && ".join([f"sealed rm {' '.join(holders)}", *dict.fromkeys(again(name, record) for name, record in holders.items())])
+        return " && ".join([f"sealed rm {' '.join(holders)}", *dict.fromkeys(
+            again(name, record) for name, record in holders.items() if not record.get("wheel"))])
