@@ -27,6 +27,7 @@ COMMANDS = {
     "logout": "forget credentials for a registry",
     "load": "take images from an archive",
     "save": "write images into an archive",
+    "pack": "pack an image as a Python wheel",
     "export": "put images into a file that is added to, for a CI cache",
     "import": "take images from such a file",
     "run": "run a container in the foreground",
