@@ -20,7 +20,11 @@ __all__ = ["explained", "main", "remove"]
 def main(payload: dict[str, Any]) -> dict[str, Any]:
     """Fill `target`, a folder that isn't there yet, from the tar in the first fd, and the file `split` with what else there is.
 
-    Payload: target, split, lowers (topmost first), diff_id, and perhaps most_entries and most_bytes.
+    Payload: target, split, lowers (topmost first), diff_id, replaced (a file, see below), and perhaps most_entries and most_bytes.
+
+    Returns:
+        {"again": True} if the tar has a path twice: the split lacks what the first entry held then. The paths are in the file `replaced`,
+        with which the same call does all anew; else {"again": False}.
 
     Raises:
         ImageError: the archive is wrong, see `archive`; `target` is removed.
@@ -29,6 +33,9 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
     target, ids = payload["target"], payload["ids"]
     single = ids["mode"] == "single"
     caps = Caps(entries=payload.get("most_entries", 1_000_000), size=payload.get("most_bytes", 32 << 30))
+    whole = _take(payload["replaced"])
+    if whole:
+        remove(target)
     os.mkdir(target, 0o755)
     os.chmod(target, 0o755)
     if not single:
@@ -37,20 +44,34 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
     root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
         tree = Tree(root, lowers, None if single else 1)
-        count = 0
         highest = 65535 if single else ids["count"] - 1
         with SplitWriter(payload["split"]) as split:
-            for entry in read_archive(payload["fds"][0], highest_id=highest, diff_id=payload["diff_id"], caps=caps, split=split):
+            for entry in read_archive(payload["fds"][0], highest_id=highest, diff_id=payload["diff_id"], caps=caps, split=split,
+                                      whole=whole):
                 tree.add(entry)
-                count += 1
         tree.close()
+        if not tree.replaced <= whole:
+            with open(payload["replaced"], "wb") as file:
+                file.writelines(os.fsencode(path) + b"\0" for path in tree.replaced)
+            return {"again": True}
         syncfs(root)   # a rename after this never shows files that a power loss has emptied
     except BaseException as error:
         remove(target)
         if isinstance(error, OSError):
             raise explained(error, os.path.dirname(target)) from error
         raise
-    return {"entries": count}
+    return {"again": False}
+
+
+def _take(path: str) -> frozenset[str]:
+    """Return the paths in a file, and remove it."""
+    try:
+        with open(path, "rb") as file:
+            names = file.read().split(b"\0")
+    except FileNotFoundError:
+        return frozenset()
+    os.unlink(path)
+    return frozenset(os.fsdecode(name) for name in names if name)
 
 
 def remove(path: str) -> None:

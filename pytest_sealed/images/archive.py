@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, final
 
 from pytest_sealed.errors import ImageError
@@ -129,12 +129,14 @@ class _Source:
             pass
 
 
-def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CAPS, split: SplitWriter | None = None) -> Iterator[Entry]:
+def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CAPS, split: SplitWriter | None = None,
+                 whole: Collection[str] = ()) -> Iterator[Entry]:
     """Yield the entries of the uncompressed tar that `fd` reads; then check its digest, if `diff_id` is given.
 
     Args:
         highest_id: the largest uid and gid that a container has.
         split: is given what the files won't hold.
+        whole: paths of files whose content the split is given, too.
 
     Raises:
         ImageError: names the entry and what is wrong with it.
@@ -154,7 +156,7 @@ def read_archive(fd: int, *, highest_id: int, diff_id: str = "", caps: Caps = CA
                 raise ImageError(f"the archive unpacks to more than {caps.size} bytes")
             entry = _checked(info, tar, highest_id)
             if entry is not None:
-                if entry.kind == "file" and info.sparse is None:
+                if entry.kind == "file" and info.sparse is None and entry.path not in whole:
                     source.keep_content(entry.path, info.size)
                 yield entry
         source.drain()

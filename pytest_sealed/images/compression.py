@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Protocol, final
 
 from pytest_sealed.errors import ImageError
+from pytest_sealed.images.streams import close
 
 __all__ = ["CHUNK", "decompressed", "packing", "zstd"]
 
@@ -90,6 +91,13 @@ def decompressed(chunks: Iterable[bytes], what: str) -> Iterator[bytes]:
         ImageError: cut or broken, or it unpacks to a great deal more than came.
     """
     pieces = iter(chunks)
+    try:
+        yield from _decompressed(pieces, what)
+    finally:
+        close(pieces)
+
+
+def _decompressed(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
     first = b""
     while len(first) < 4 and (data := next(pieces, b"")):
         first += data

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.folders import Folders, explain
@@ -136,10 +136,10 @@ class Layers:
             made = work / "layer"
             made.mkdir()
             try:
-                payload = {"target": f"{made}/fs", "split": f"{made}/{SPLIT}", "lowers": self.lowers(below), "diff_id": diff_id, **caps}
-                with archive() as (fd, size):
-                    run_inside("pytest_sealed.images.apply", payload, fds=[fd], ids=self._folders.ids)
-                (made / "layer.json").write_text(json.dumps({"diff_id": diff_id, "parent": below.top, "size": size()}))
+                payload = {"target": f"{made}/fs", "split": f"{made}/{SPLIT}", "lowers": self.lowers(below), "diff_id": diff_id,
+                           "replaced": f"{made}/replaced", **caps}
+                size = self._unpack(archive, payload)
+                (made / "layer.json").write_text(json.dumps({"diff_id": diff_id, "parent": below.top, "size": size}))
                 if target.is_dir():   # of a version that wrote no splits
                     os.replace(made / SPLIT, target / SPLIT)
                 else:
@@ -149,6 +149,12 @@ class Layers:
             finally:
                 self._folders.discard(made)
         return chain
+
+    def _unpack(self, archive: _Archive, payload: dict[str, Any]) -> int:
+        """Return the bytes of the tar."""
+        with archive() as (fd, size):
+            again = run_inside("pytest_sealed.images.apply", payload, fds=[fd], ids=self._folders.ids)["again"]
+        return self._unpack(archive, payload) if again else size()
 
     def tar(self, chain: str, diff_id: str) -> Iterator[bytes]:
         """Yield the uncompressed tar of the layer with this ChainID, as it was when it was unpacked.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, final
 
 from pytest_sealed.errors import ImageError
+from pytest_sealed.images.folders import explain
 from pytest_sealed.images.incoming import Incoming, check_config, take_in
 from pytest_sealed.images.layers import Chain
 from pytest_sealed.images.manifest import (
@@ -76,7 +77,14 @@ class Loader:
 
         Raises:
             ImageError: the archive is no such thing, or wrong somewhere: names the place. Images before it have been taken.
+            StoreError: the store has no room.
         """
+        try:
+            return self._load(path)
+        except OSError as error:
+            raise explain(error, self.store.folders.root) from error
+
+    def _load(self, path: str) -> list[Image]:
         self.store.folders.make()
         self.store.cache.make()
         with self.store.cache.using(), self.store.folders.workspace() as work, open_source(path, work) as source:
@@ -132,6 +140,8 @@ class Loader:
             tags = [str(name) for name in row.get("RepoTags") or ()]
         except (KeyError, TypeError, AttributeError) as error:
             raise ImageError(f"{what} has no Config and Layers") from error
+        if len(tags) > _MOST:
+            raise ImageError(f"{what} gives an image {len(tags)} names; at most {_MOST} are taken")
         config = read_small(source, path, LARGEST)
         named = re.fullmatch(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?", path)
         if named:

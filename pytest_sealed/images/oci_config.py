@@ -60,6 +60,7 @@ def config_from_oci(data: dict[str, Any], *, ours: bool = True) -> ImageConfig:
     """
     try:
         body = _body(data)
+        json.dumps(body, ensure_ascii=False).encode()   # JSON can spell half characters, which no name or argument can hold
         labels = {str(key): str(value) for key, value in _table(body, "Labels").items()}
         check = _health(body)
         signal = body.get("StopSignal")
@@ -98,6 +99,8 @@ def _body(data: dict[str, Any]) -> dict[str, Any]:
 def _strings(body: dict[str, Any], key: str) -> tuple[str, ...]:
     """Return a list of strings; a single string is one, as for Docker."""
     value = body.get(key) or ()
+    if not isinstance(value, (str, list, tuple)):
+        raise ValueError(f"{key} is {str(value)[:60]!r}")
     rows = (value,) if isinstance(value, str) else tuple(value)
     for row in rows:
         if not isinstance(row, str) or "\0" in row:
@@ -137,7 +140,7 @@ def _health(body: dict[str, Any]) -> HealthCheck | None:
     test = _strings(data, "Test")
     if len(test) < 2 or test[0] not in ("CMD", "CMD-SHELL"):
         return None
-    command = test[1:] if test[0] == "CMD" else ("/bin/sh", "-c", test[1])
+    command = test[1:] if test[0] == "CMD" else (*(_strings(body, "Shell") or ("/bin/sh", "-c")), test[1])
     times = {name: _number(data, key) / _SECOND for name, key in (
         ("interval", "Interval"), ("timeout", "Timeout"), ("start_period", "StartPeriod")) if data.get(key)}
     return HealthCheck(command=command, retries=int(_number(data, "Retries")) or 3, **times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pytest_sealed.errors import ImageError
 from pytest_sealed.images.archive import check_path, forget_members
 from pytest_sealed.images.compression import CHUNK, decompressed, packing
 from pytest_sealed.images.headers import BROKEN, Headers, next_entry, open_tar
+from pytest_sealed.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 __all__ = ["FolderSource", "Source", "TarSource", "open_source", "read_small"]
 
@@ -65,31 +67,37 @@ def read_small(source: Source, name: str, most: int) -> bytes:
 
 @final
 class FolderSource:
-    """A folder. Links in it aren't followed."""
+    """A folder. Links in it aren't followed, on the way to a file neither."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.title = folder, str(folder)
 
     def has(self, name: str) -> bool:
-        return os.path.lexists(self._folder / check_path(name, f"a name in {self.title},"))
+        return os.path.lexists(self._folder / _name(name, self.title))
 
     def size(self, name: str) -> int:
-        try:
-            return os.lstat(self._folder / check_path(name, f"a name in {self.title},")).st_size
-        except OSError as error:
-            raise ImageError(f"{self._folder / name} can't be read: {error.strerror}") from error
+        with self._open(name) as file:
+            return os.fstat(file.fileno()).st_size
 
     def chunks(self, name: str, size: int = -1) -> Iterator[bytes]:
-        path = self._folder / check_path(name, f"a name in {self.title},")
+        with self._open(name) as file:
+            yield from _exactly(file, os.fstat(file.fileno()).st_size, size, f"{self.title}/{name}")
+
+    def _open(self, name: str) -> IO[bytes]:
+        name = _name(name, self.title)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            root = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = openat2(root, name, os.O_RDONLY | os.O_NONBLOCK, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+            finally:
+                os.close(root)
         except OSError as error:
-            raise ImageError(f"{path} can't be read: {error.strerror}") from error
-        with open(fd, "rb", buffering=0) as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{path} is no file")
-            yield from _exactly(file, status.st_size, size, str(path))
+            why = "it is a link, or behind one" if error.errno == errno.ELOOP else error.strerror
+            raise ImageError(f"{self.title}/{name} can't be read: {why}") from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ImageError(f"{self.title}/{name} is no file")
+        return open(fd, "rb", buffering=0)
 
 
 @final
@@ -127,7 +135,7 @@ class TarSource:
             raise ImageError(f"{self.title} is no tar, or a broken one: {error}") from error
 
     def _place(self, name: str) -> tuple[int, int] | None:
-        name = check_path(name, f"a name in {self.title},")
+        name = _name(name, self.title)
         for _ in range(_DEEPEST):
             if name in self._places:
                 return self._places[name]
@@ -163,6 +171,12 @@ class TarSource:
         yield from _exactly(Part(), there, size, f"{name} in {self.title}")
 
 
+def _name(name: str, title: str) -> str:
+    if not name.isprintable():   # what errors would write to a terminal
+        raise ImageError(f"{title} names the file {name[:200]!r}")
+    return check_path(name, f"a name in {title},")
+
+
 class _Reader(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
@@ -185,6 +199,7 @@ def open_source(path: str, scratch: Path) -> Iterator[Source]:
 
     Raises:
         ImageError: it isn't there, can't be read, or is neither.
+        OSError: there is no room to unpack it.
     """
     if path != "-" and os.path.isdir(path):
         yield FolderSource(Path(path))

@@ -6,13 +6,13 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import final
 
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
-__all__ = ["Feeder", "feeding", "reading"]
+__all__ = ["Feeder", "close", "feeding", "reading"]
 
 _PIPE = 1 << 20   # bytes; an ordinary account may have 64 pipes of this size, else they stay smaller
 _CHUNK = 1 << 20
@@ -42,6 +42,13 @@ class Feeder(threading.Thread):
             self.error = error
         finally:
             os.close(self._pipe)
+            close(self._chunks)
+
+
+def close(chunks: Iterable[bytes]) -> None:
+    """End a generator now that hasn't yielded all: it may hold a lock, or half a file."""
+    if isinstance(chunks, Generator):
+        chunks.close()
 
 
 @contextlib.contextmanager

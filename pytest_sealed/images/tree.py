@@ -42,6 +42,8 @@ class Tree:
         self._mtimes: dict[str, float] = {}
         self._opaque: set[str] = set()
         self._whiteouts: set[str] = set()
+        self.replaced: set[str] = set()
+        """Paths of files whose place a later entry has taken: their content is nowhere now."""
         self._implicit_root = True
 
     def close(self) -> None:
@@ -117,14 +119,14 @@ class Tree:
         if before is not None and stat.S_ISDIR(before.st_mode):
             return
         if before is not None:
-            os.unlink(name, dir_fd=parent)
+            self._unlink(parent, name, path)
         os.mkdir(name, 0o700, dir_fd=parent)
         if before is not None and self._visible_below(path) is not None:
             make_opaque(parent, name)   # this layer has replaced what lies below
             self._opaque.add(path)
 
     def _add_file(self, parent: int, name: str, entry: Entry) -> None:
-        self._clear(parent, name)
+        self._clear(parent, name, entry.path)
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
         try:
             if not self._contents:
@@ -139,12 +141,12 @@ class Tree:
             os.close(fd)
 
     def _add_symlink(self, parent: int, name: str, entry: Entry) -> None:
-        self._clear(parent, name)
+        self._clear(parent, name, entry.path)
         os.symlink(entry.info.linkname, name, dir_fd=parent)
         self._settle_path(parent, name, entry, chmod=False)
 
     def _add_fifo(self, parent: int, name: str, entry: Entry) -> None:
-        self._clear(parent, name)
+        self._clear(parent, name, entry.path)
         os.mkfifo(name, 0o600, dir_fd=parent)
         self._settle_path(parent, name, entry, chmod=True)
 
@@ -155,7 +157,7 @@ class Tree:
         there = self._folder_of_target(target, entry.path)
         try:
             parent = self._parent(entry.path.rpartition("/")[0])   # again: a copy of the target may have closed it
-            self._clear(parent, name)
+            self._clear(parent, name, entry.path)
             os.link(target.rpartition("/")[2], name, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(there)
@@ -254,18 +256,22 @@ class Tree:
         except FileNotFoundError:
             return None
 
-    def _clear(self, parent: int, name: str) -> None:
+    def _clear(self, parent: int, name: str, path: str) -> None:
         """Make room for an entry whose path an earlier one of the same layer had taken."""
         before = self._lstat(parent, name)
         if before is None:
             return
         if not stat.S_ISDIR(before.st_mode):
-            os.unlink(name, dir_fd=parent)
+            self._unlink(parent, name, path)
             return
         try:
             os.rmdir(name, dir_fd=parent)
         except OSError as error:
             raise ImageError(f"a file replaces the folder {name!r}, which the same archive has filled") from error
+
+    def _unlink(self, parent: int, name: str, path: str) -> None:
+        os.unlink(name, dir_fd=parent)
+        self.replaced.add(path)
 
     def _visible_below(self, path: str) -> os.stat_result | None:
         """Return what a container of the layers below alone would see at `path`; None: nothing."""
