@@ -9,7 +9,6 @@ import os
 
 __all__ = ["children", "read", "read_flat", "read_number", "remove_tree", "write"]
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNLIMITED_V1 = 1 << 62   # bytes; v1 shows "no limit" as the largest multiple of the page size
 
 
@@ -74,9 +73,11 @@ def remove_tree(path: str) -> bool:
     The files in a cgroup directory can't be unlinked, and needn't be: rmdir(2) takes them along. A container that may make cgroups
     can nest them deeper than a path is long, or a recursion deep: each is opened from the one above.
     """
+    if _rmdir(path):   # as nearly all do
+        return True
     try:
-        fd = os.open(path, _FOLDER)
-    except (FileNotFoundError, NotADirectoryError):
+        fd = _open(path)
+    except FileNotFoundError:
         return True
     above: list[tuple[str, list[str]]] = []   # name of each cgroup on the way down → what is left to remove beside it
     removed = True
@@ -108,16 +109,20 @@ def _folders(fd: int) -> list[str]:
 
 def _instead(fd: int, name: str) -> int:
     """Open `name` from a directory, and close that."""
-    other = os.open(name, _FOLDER, dir_fd=fd)
+    other = _open(name, fd)
     os.close(fd)
     return other
+
+
+def _open(name: str, fd: int | None = None) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
 
 
 def _rmdir(name: str, fd: int | None = None) -> bool:
     """Remove an empty cgroup; False if a process sits in it, or it has others below."""
     try:
         os.rmdir(name, dir_fd=fd)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError as error:
         if error.errno in (16, 39):   # EBUSY; ENOTEMPTY
