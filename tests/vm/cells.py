@@ -62,7 +62,7 @@ class Cell:
     processors: int = 2
     memory: int = 2048
     """MiB."""
-    minutes: int = 20
+    minutes: int = 60
     """Then the machine is taken for hung."""
 
     @property

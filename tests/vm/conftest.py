@@ -120,8 +120,9 @@ class GuestTest(GuestItem):
         assert isinstance(report, pytest.TestReport)
         report.nodeid, report.location = self.nodeid, self.location
         if report.skipped and not hasattr(report, "wasxfail"):
-            *_, reason = report.longrepr if isinstance(report.longrepr, (tuple, list)) else [report.longreprtext]   # JSON has no tuples
-            reason = str(reason).removeprefix("Skipped: ")
+            assert isinstance(report.longrepr, list)   # JSON has no tuples
+            report.longrepr = (*report.longrepr,)
+            reason = report.longrepr[2].removeprefix("Skipped: ")
             if reason not in self.machine.cell.skips:
                 report.outcome, report.longrepr = "failed", f"It skips itself for a reason that {self.path.name} does not name: {reason}"
         return report

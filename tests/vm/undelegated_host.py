@@ -51,6 +51,9 @@ def test_without_limits_a_container_runs_and_says_that_it_has_none(sandbox: Sand
     stats = container.stats()
     assert (stats.memory, stats.memory_limit, stats.cpu_seconds, stats.pids) == (None, None, None, None)
     assert container.exec(["true"]).exit_code == 0
+    with pytest.raises(LimitUnavailable) as caught:
+        container.pause()
+    assert (caught.value.message, caught.value.remedy) == (f"pausing can't be enforced: {REASON}", REMEDY)
 
 
 def test_the_doctor_says_which_are_refused() -> None:
