@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, final
 from pytest_sealed.doctor.finding import Finding, Remedy
 from pytest_sealed.errors import HostUnsupported, InternalError, SealedError
 from pytest_sealed.images.folders import existing
+from pytest_sealed.runtime.launch import confined
 
 if TYPE_CHECKING:
     from pytest_sealed.doctor.host import Host
 
 __all__ = ["Tried", "check", "try_inside"]
 
-ENGINE_FLAGS = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+ENGINE_FLAGS = ("--security-opt seccomp=unconfined --security-opt apparmor=unconfined and --security-opt systempaths=unconfined (Docker) or "
+                "--security-opt unmask=ALL (Podman)")
 POD = "hostUsers: false and securityContext: {procMount: Unmasked, seccompProfile: {type: Unconfined}}"
 
 
@@ -120,27 +122,22 @@ def _refused(host: Host, error: SealedError) -> Finding:
         text = "this is a bug of pytest-sealed, or of this Python: please report it with this text"
         if "ctypes" in error.message:
             commands, text = (host.install("ctypes"),), ""
-    elif _reads("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" and host.uid != 0:
+    elif "apparmor_restrict_unprivileged_userns" in text:
         commands, page = _apparmor(host), "how-to/hosts/ubuntu.md"
         text = "or, until the next boot: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-    elif not host.place and _confined():
-        text, page = f"this Python runs under the AppArmor profile {_confined()}, which has to allow `userns,`", "how-to/hosts/ubuntu.md"
     elif text.startswith("sudo sysctl"):
         command, _, more = text.partition(";")
         commands, text = (host.sudo(command.removeprefix("sudo ")),), more.strip()
     elif host.place and "--security-opt" in text:
         outside = _outside(host)
         commands, text = outside.commands, outside.text
+    elif confined():
+        commands, page = _apparmor(host), "how-to/hosts/ubuntu.md"
+        text = f"or let the AppArmor profile {confined()}, which this Python runs under, allow `userns,` and capabilities"
     elif isinstance(error, HostUnsupported) and "newuidmap" in text:
         commands = tuple(filter(None, [host.install("newuidmap")]))
     return Finding(check="namespaces", state="missing", found=error.message, effect="no container can be started",
                    remedy=Remedy(commands=commands, text=text), page=page)
-
-
-def _confined() -> str:
-    """Return the AppArmor profile that this process runs under; empty: none that denies anything. See aa_getcon(2)."""
-    label = _reads("/proc/self/attr/apparmor/current")
-    return "" if label.endswith("unconfined") or label.endswith("(unconfined)") else label.partition(" (")[0]
 
 
 def _apparmor(host: Host) -> tuple[str, ...]:

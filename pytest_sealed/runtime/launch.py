@@ -17,7 +17,7 @@ from pytest_sealed.runtime.cgroups.scope import COMMAND
 from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.protocol import Channel, pair
 
-__all__ = ["ScopeUnavailable", "interpreter", "run_inside", "start_supervisor", "try_limits"]
+__all__ = ["ScopeUnavailable", "confined", "interpreter", "run_inside", "start_supervisor", "try_limits"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _BOOTSTRAP = os.path.join(_HERE, "bootstrap.py")
@@ -153,7 +153,8 @@ def translate(error: dict[str, Any], who: str) -> SealedError:
         return HostUnsupported(f"a keyring for the session could not be made: {text}",
                                remedy="sudo sysctl -w kernel.keys.maxkeys=2000; /proc/key-users shows how many keys there are")
     if step == "write the id maps":
-        return HostUnsupported(f"ids could not be mapped into a user namespace: {text}", remedy=(
+        written = "could not be written" not in text   # then to become its root takes the first capabilities, which AppArmor may deny
+        return HostUnsupported(f"ids could not be mapped into a user namespace: {text}", remedy=(_apparmor_remedy() if written else "") or (
             "check this account's rows in /etc/subuid and /etc/subgid, and that newuidmap is setuid root (`apt install uidmap`); "
             "or run with SEALED_IDS=single"))
     if step in ("make the session's namespaces", "prepare the session's mounts"):
@@ -167,20 +168,40 @@ def translate(error: dict[str, Any], who: str) -> SealedError:
 
 
 def _user_namespace_remedy(code: int) -> str:
-    if code == errno.ENOSPC or _reads("/proc/sys/user/max_user_namespaces", "0"):
+    for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+        if _reads(f"/proc/sys/user/max_{kind}_namespaces") == "0":
+            return f"sudo sysctl -w user.max_{kind}_namespaces=15000"
+    if code == errno.ENOSPC:
         return "sudo sysctl -w user.max_user_namespaces=15000"
-    if _reads("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"):
-        return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0   (or an AppArmor profile with `userns,` for this Python)"
-    if _reads("/proc/sys/kernel/unprivileged_userns_clone", "0"):
+    if _reads("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         return "sudo sysctl -w kernel.unprivileged_userns_clone=1"
-    return ("a seccomp or security policy forbids it: inside Docker or Podman run with "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined; "
-            "inside a container of pytest-sealed give it nested=True")
+    return _apparmor_remedy() or (
+        "a seccomp or security policy forbids it: inside Docker or Podman run with "
+        "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined; "
+        "inside a container of pytest-sealed give it nested=True")
 
 
-def _reads(path: str, value: str) -> bool:
+def _apparmor_remedy() -> str:
+    """Return what mends it where AppArmor restricts this account's user namespaces, or this Python; empty: it does neither."""
+    if _reads("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" and os.geteuid() != 0:
+        return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0   (or an AppArmor profile with `userns,` for this Python)"
+    profile = confined()
+    if profile:
+        return (f"this Python runs under the AppArmor profile {profile}: `sealed doctor` prints a profile of its own for it; "
+                "inside Docker or Podman run with "
+                "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined")
+    return ""
+
+
+def confined() -> str:
+    """Return the AppArmor profile that this process runs under; empty: none that denies anything. See aa_getcon(2)."""
+    label = _reads("/proc/self/attr/apparmor/current")
+    return "" if label.endswith("unconfined") or label.endswith("(unconfined)") else label.partition(" (")[0]
+
+
+def _reads(path: str) -> str:
     try:
         with open(path) as file:
-            return file.read().strip() == value
+            return file.read().strip()
     except OSError:
-        return False
+        return ""

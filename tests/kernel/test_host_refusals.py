@@ -37,7 +37,7 @@ def test_without_user_namespaces_the_sysctl_is_named(tmp_path: Path) -> None:
 def test_without_another_namespace_the_step_is_named(tmp_path: Path, kind: str) -> None:
     text = in_a_host_of_its_own(f"echo 0 > /proc/sys/user/max_{kind}_namespaces", tmp_path)
     assert text.startswith("HostUnsupported this host denies what a container needs, at the step 'make the session's namespaces'"), text
-    assert "remedy: " in text
+    assert f"remedy: sudo sysctl -w user.max_{kind}_namespaces=15000\n" in text
     assert list(tmp_path.glob("pytest-sealed/*")) == []
 
 

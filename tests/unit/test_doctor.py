@@ -14,7 +14,7 @@ from pytest_sealed.doctor.host import Host, find_host
 from pytest_sealed.doctor.limits import Answers
 from pytest_sealed.doctor.namespaces import Tried
 from pytest_sealed.errors import HostUnsupported, InternalError
-from pytest_sealed.runtime import idmap
+from pytest_sealed.runtime import idmap, launch
 from pytest_sealed.runtime.cgroups import Hierarchy, Refusal, scope
 from pytest_sealed.runtime.idmap import IdMap
 
@@ -131,9 +131,14 @@ def test_a_check_that_fails_itself_is_a_finding(monkeypatch: pytest.MonkeyPatch)
 # ---------------------------------------------------------------- namespaces
 
 
-def test_apparmors_restriction_is_answered_by_a_profile_for_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(namespaces, "_reads", lambda path: "1" if path.endswith("apparmor_restrict_unprivileged_userns") else "")
-    [found] = namespaces.check(host(), refused("this host denies what a container needs", "sudo sysctl -w …"))
+@pytest.mark.parametrize("step", ["make a user namespace", "write the id maps", "make the session's namespaces"])
+def test_apparmors_restriction_is_answered_by_a_profile_for_this_python(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    monkeypatch.setattr(launch, "_reads", lambda path: "1" if path.endswith("apparmor_restrict_unprivileged_userns") else "")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    error = launch.translate({"step": step, "errno": 1, "text": "[Errno 1] Operation not permitted"}, "supervisor")
+    assert error.remedy == ("sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0   "
+                            "(or an AppArmor profile with `userns,` for this Python)")
+    [found] = namespaces.check(host(), refused(error.message, error.remedy))
     assert found.state == "missing"
     assert found.page == "how-to/hosts/ubuntu.md"
     assert "profile pytest-sealed /usr/bin/python3.11 flags=(unconfined) {\\n  userns,\\n}" in found.remedy.commands[0]
@@ -141,13 +146,37 @@ def test_apparmors_restriction_is_answered_by_a_profile_for_this_python(monkeypa
     assert found.remedy.text == "or, until the next boot: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
 
 
+def test_a_range_of_ids_that_newuidmap_refuses_is_no_matter_of_apparmors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "confined", lambda: "docker-default")
+    text = "the id maps could not be written: newuidmap 12 0 1000 1: uid range [0-1) -> [1000-1001) not allowed"
+    assert launch.translate({"step": "write the id maps", "text": text}, "supervisor").remedy.startswith("check this account's rows")
+
+
 @pytest.mark.parametrize(("label", "profile"), [
     ("unconfined", ""), ("", ""), ("chromium (unconfined)", ""), ("docker-default (enforce)", "docker-default"), ("mine", "mine")])
 def test_a_profile_that_confines_this_python_is_named(monkeypatch: pytest.MonkeyPatch, label: str, profile: str) -> None:
-    monkeypatch.setattr(namespaces, "_reads", lambda path: label if path.endswith("/current") else "")
-    [found] = namespaces.check(host(), refused("no", "a policy forbids it"))
-    assert found.remedy.text == (
-        f"this Python runs under the AppArmor profile {profile}, which has to allow `userns,`" if profile else "a policy forbids it")
+    monkeypatch.setattr(launch, "_reads", lambda path: label if path.endswith("/current") else "")
+    error = launch.translate({"step": "make a user namespace", "errno": 13, "text": "[Errno 13] unshare: Permission denied"}, "supervisor")
+    [found] = namespaces.check(host(), refused(error.message, error.remedy))
+    assert error.remedy.startswith(
+        f"this Python runs under the AppArmor profile {profile}: `sealed doctor` prints a profile of its own for it; " if profile
+        else "a seccomp or security policy forbids it: ")
+    assert "--security-opt apparmor=unconfined" in error.remedy
+    assert len(found.remedy.commands) == 2 * bool(profile)
+    if profile:
+        assert found.remedy.text == (
+            f"or let the AppArmor profile {profile}, which this Python runs under, allow `userns,` and capabilities")
+
+
+@pytest.mark.parametrize("setting", ["user/max_user_namespaces", "user/max_net_namespaces", "kernel/unprivileged_userns_clone"])
+def test_a_setting_that_forbids_it_is_named_before_a_profile_that_may(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    files = {f"/proc/sys/{setting}": "0", "/proc/self/attr/apparmor/current": "mine"}
+    monkeypatch.setattr(launch, "_reads", lambda path: files.get(path, ""))
+    error = launch.translate({"step": "make the session's namespaces", "errno": 28, "text": "No space left on device"}, "supervisor")
+    if setting.startswith("kernel"):
+        error = launch.translate({"step": "make a user namespace", "errno": 1, "text": "Operation not permitted"}, "supervisor")
+    [found] = namespaces.check(host(), refused(error.message, error.remedy))
+    assert found.remedy.commands == (f"sudo sysctl -w {setting.replace('/', '.')}={1 if setting.startswith('kernel') else 15000}",)
 
 
 def test_the_pages_profile_is_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
