@@ -45,6 +45,8 @@ class Cell:
     """Whom the checkout belongs to: root or tester."""
     systemd: bool = False
     """Whether systemd is PID 1."""
+    login: bool = False
+    """Whether the tests run in a login session of tester's, which needs systemd; else they are a service's."""
     append: str = ""
     """More for the kernel's command line."""
     prepare: str = ""

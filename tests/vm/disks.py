@@ -11,12 +11,15 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import alpine
 
 from pytest_sealed.images.apt import Apt
 from pytest_sealed.images.apt_sources import acquire_options, sources_for
@@ -31,7 +34,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["CHECKOUT", "GUEST", "KERNELS", "ROOTS", "Disks", "cache"]
+__all__ = ["CHECKOUT", "GUEST", "KERNELS", "ROOTS", "ROOT_PARTITION", "Disks", "cache"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).resolve().parent / "guest"
@@ -39,8 +42,11 @@ GUEST = Path(__file__).resolve().parent / "guest"
 KERNELS = ("bullseye", "bookworm", "trixie", "trixie-backports")
 """Debian suites whose cloud kernel a cell may ask for: 5.10, 6.1, 6.12, and the newest."""
 
-ROOTS = {"bookworm": "3.11", "trixie": "3.13"}
-"""Debian release of a root → its Python."""
+ROOTS = {"bookworm": "3.11", "trixie": "3.13", "alpine": "3.13"}
+"""Root → its Python. Debian releases, and Alpine."""
+
+ROOT_PARTITION = "5ea1ed00-01"
+"""What the kernel calls the partition of a root."""
 
 _PACKAGES = (
     "apparmor", "apt", "dbus", "dbus-user-session", "debian-archive-keyring", "iproute2", "kmod", "libpam-systemd", "mmdebstrap", "procps",
@@ -89,11 +95,12 @@ def _kernel_folder(suite: str) -> Path:
     return cache() / f"kernel-{suite}-{_hash(1, suite)}"
 
 
-def _root_folder(suite: str) -> Path:
+def _root_folder(name: str) -> Path:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     facts = [project["project"].get(key) for key in ("dependencies", "scripts", "entry-points")]
     facts += [project["dependency-groups"][key] for key in ("demo", "vm")]
-    return cache() / f"root-{suite}-{_hash(1, suite, _PACKAGES, facts, _texts(GUEST / 'customize', GUEST / 'start'))}"
+    made_of = [alpine.PACKAGES, *_texts(Path(alpine.__file__))] if name == "alpine" else _PACKAGES
+    return cache() / f"root-{name}-{_hash(2, name, made_of, facts, _texts(GUEST / 'customize', GUEST / 'start'))}"
 
 
 def _stores_folder() -> Path:
@@ -126,13 +133,24 @@ def _make(folder: Path, what: str, build: Callable[[Path], None]) -> None:
             shutil.rmtree(older)   # files of ours only: disks, not what is on them
 
 
-def _disk(tree: Path, path: Path, spare: int) -> None:
-    """Write an ext4 disk with what is in a folder and `spare` MiB free; the file is sparse."""
+def _disk(tree: Path, path: Path, spare: int, *, offset: int = 0) -> None:
+    """Write an ext4 disk with what is in a folder and `spare` MiB free, from `offset` MiB on; the file is sparse."""
     def count(*options: str) -> int:
         return int(subprocess.run(["du", "-s", *options, str(tree)], check=True, capture_output=True, text=True).stdout.split()[0])
     inodes = count("--inodes") + spare * 64
-    _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-N", str(inodes), "-d", str(tree), str(path),
-         f"{count('-m') * 11 // 10 + inodes // 4096 + spare + 8}M")
+    size = count("-m") * 11 // 10 + inodes // 4096 + spare + 8
+    with open(path, "wb") as file:
+        file.truncate((offset + size) * 2**20)
+    _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-N", str(inodes), "-E", f"offset={offset * 2**20}",
+         "-d", str(tree), str(path), f"{size}M")
+
+
+def _root_disk(tree: Path, path: Path) -> None:
+    """Write a root's disk, in a partition: newer kernels name disks in any order, and find one by the table's number, `ROOT_PARTITION`."""
+    _disk(tree, path, 2048, offset=1)
+    with open(path, "r+b") as file:
+        sectors = path.stat().st_size // 512 - 2048
+        file.write(struct.pack("<440xI2x4x4BII48xH", int(ROOT_PARTITION[:8], 16), 0x83, 0, 0, 0, 2048, sectors, 0xAA55))
 
 
 def _run(*argv: str) -> None:
@@ -169,27 +187,41 @@ def _kernel(suite: str) -> Callable[[Path], None]:
     return build
 
 
-def _root(suite: str) -> Callable[[Path], None]:
+def _root(name: str) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
-        wheels = folder / "wheels"
+        wheels, tree = folder / "wheels", folder / "tree"
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--quiet"]
         _run(*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(CHECKOUT))
         own = next(wheels.glob("pytest_sealed-*.whl"))
-        subprocess.run([*pip, "download", "--only-binary", ":all:", "--python-version", ROOTS[suite], "--dest", str(wheels), str(own),
-                        "--group", "vm"], check=True, cwd=CHECKOUT, stdin=subprocess.DEVNULL)
-        options = [word for line in acquire_options().splitlines() for word in ("--aptopt", line)]
-        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(_PACKAGES)}", *options,
-                   "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-                   f"--customize-hook=sh {GUEST}/customize \"$1\" {wheels} {GUEST}/start", suite, str(folder / "root.tar"), "-"]
-        subprocess.run(command, input=sources_for(suite), text=True, check=True)
-        tree = folder / "tree"
+        platform = alpine.PIP if name == "alpine" else ()
+        subprocess.run([*pip, "download", "--only-binary", ":all:", "--python-version", ROOTS[name], *platform, "--dest", str(wheels),
+                        str(own), "--group", "vm"], check=True, cwd=CHECKOUT, stdin=subprocess.DEVNULL)
         tree.mkdir()
-        _run("tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-f", str(folder / "root.tar"), "-C", str(tree))
-        _disk(tree, folder / "root.img", 2048)
+        if name == "alpine":
+            _alpine_tree(tree, wheels)
+        else:
+            _debian_tree(name, tree, wheels)
+        _root_disk(tree, folder / "root.img")
         for path in (tree, wheels):
             shutil.rmtree(path)
-        (folder / "root.tar").unlink()
     return build
+
+
+def _debian_tree(suite: str, tree: Path, wheels: Path) -> None:
+    options = [word for line in acquire_options().splitlines() for word in ("--aptopt", line)]
+    archive = tree.with_name("root.tar")
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(_PACKAGES)}", *options,
+               "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
+               f"--customize-hook=sh {GUEST}/customize \"$1\" {wheels} {GUEST}/start", suite, str(archive), "-"]
+    subprocess.run(command, input=sources_for(suite), text=True, check=True)
+    _run("tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-f", str(archive), "-C", str(tree))
+    archive.unlink()
+
+
+def _alpine_tree(tree: Path, wheels: Path) -> None:
+    libffi = next(package for package in Apt(str(cache() / "debian"), "bookworm").fetch(("libffi8",)) if package.name == "libffi8")
+    alpine.unpack(tree, Path(libffi.file))
+    _run("sh", str(GUEST / "customize"), str(tree), str(wheels), str(GUEST / "start"))
 
 
 def _stores(folder: Path) -> None:
@@ -219,7 +251,7 @@ def main(kernels: Iterable[str] = KERNELS, roots: Iterable[str] = tuple(ROOTS)) 
     for suite in kernels:
         _make(_kernel_folder(suite), f"kernel of Debian {suite}", _kernel(suite))
     for suite in roots:
-        _make(_root_folder(suite), f"root disk of Debian {suite}", _root(suite))
+        _make(_root_folder(suite), f"root disk of {'Debian ' * (suite != 'alpine')}{suite}", _root(suite))
     _make(_stores_folder(), "image stores of the guests", _stores)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, final
 
 from cells import Cell, Run
-from disks import CHECKOUT, GUEST, Disks
+from disks import CHECKOUT, GUEST, ROOT_PARTITION, Disks
 
 __all__ = ["Machine", "pack_checkout"]
 
@@ -24,7 +24,8 @@ env VM_REPORTS="$(echo /dev/vport*p1)" VM_ONLY=/vm/cell/only-{number} VM_RUN={nu
     {account} {command} /opt/venv/bin/python -m pytest -p vm_reports -q -p no:cacheprovider --color=no --tb=short {arguments}
 """
 
-_ACCOUNTS = {"root": "HOME=/root USER=root", "tester": "HOME=/home/tester USER=tester setpriv --reuid=tester --regid=tester --init-groups"}
+_ACCOUNTS = {"root": "HOME=/root USER=root", "tester": "HOME=/home/tester USER=tester setpriv --reuid=tester --regid=tester --init-groups",
+             "login": "sh /vm/cell/login"}
 
 
 def pack_checkout() -> bytes:
@@ -142,7 +143,8 @@ class Machine:
                 ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max",
                  "-smp", str(self.cell.processors), "-m", str(self.cell.memory), "-display", "none", "-nodefaults", "-no-reboot",
                  "-serial", f"file:{self.console}", "-kernel", str(disks.kernel), "-device", "virtio-rng-pci",
-                 "-append", f"console=ttyS0 quiet root=/dev/nvme0n1 rw panic=-1 init=/sbin/vm-start {self.cell.append}",
+                 "-append", "console=ttyS0 quiet rw panic=-1 init=/sbin/vm-start "
+                            f"root=PARTUUID={ROOT_PARTITION} rootwait {self.cell.append}",
                  "-device", "nvme,id=nvme,serial=vm", *drives, "-device", "virtio-serial-pci",
                  "-chardev", f"file,id=reports,path=/dev/fd/{reports}", "-device", "virtserialport,chardev=reports,name=reports"],
                 pass_fds=[reports], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -170,8 +172,8 @@ class Machine:
         """Write the tar that the guest unpacks: the checkout, and a folder `cell`."""
         cell = self.cell
         commands = [
-            _COMMAND.format(folder=run.folder, arguments=" ".join(run.arguments), number=number, account=_ACCOUNTS[cell.account],
-                            command=cell.command)
+            _COMMAND.format(folder=run.folder, arguments=" ".join(run.arguments), number=number, command=cell.command,
+                            account=_ACCOUNTS["login" if cell.login else cell.account])
             for number, (run, ids) in enumerate(self.wanted) if ids
         ]
         files = {
