@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -149,6 +150,8 @@ def _apparmor(host: Host) -> tuple[str, ...]:
 
 def _mount_remedy(host: Host, failed: dict[str, str]) -> Remedy:
     if "overlay" in failed and len(failed) == 1 and not host.place:
+        if failed["overlay"].startswith(f"[Errno {errno.EPERM}]"):
+            return Remedy(text="Linux 5.14 or later; before 5.11, user namespaces can't mount overlayfs at all")
         return Remedy(commands=(host.sudo("modprobe overlay"),))
     return _outside(host) if host.place else Remedy(text="a security policy of this host forbids it; ask who set it up")
 

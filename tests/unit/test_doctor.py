@@ -179,6 +179,15 @@ def test_a_setting_that_forbids_it_is_named_before_a_profile_that_may(monkeypatc
     assert found.remedy.commands == (f"sudo sysctl -w {setting.replace('/', '.')}={1 if setting.startswith('kernel') else 15000}",)
 
 
+@pytest.mark.parametrize(("status", "remedy"), [("\nSeccomp:\t0\n", "Linux 5.14 or later is needed, and this is "),
+                                                ("\nSeccomp:\t2\n", "a seccomp or security policy forbids it: ")])
+def test_a_system_call_that_is_not_there_is_the_kernels_fault_where_no_filter_is(
+        monkeypatch: pytest.MonkeyPatch, status: str, remedy: str) -> None:
+    monkeypatch.setattr(launch, "_reads", lambda path: status if path == "/proc/self/status" else "")
+    error = launch.translate({"step": "prepare the session's mounts", "errno": 38, "text": "[Errno 38] mount_setattr"}, "supervisor")
+    assert error.remedy.startswith(remedy)
+
+
 def test_the_pages_profile_is_the_doctors(monkeypatch: pytest.MonkeyPatch) -> None:
     from documents import ROOT
     page = (ROOT / "docs/how-to/hosts/ubuntu.md").read_text()
@@ -203,6 +212,8 @@ def test_a_kind_of_file_system_that_is_missing_is_named() -> None:
     found = list(namespaces.check(host(), tried(overlay="[Errno 19] mount overlay: No such device")))
     assert [finding.state for finding in found] == ["ok", "missing", "ok", "ok"]
     assert found[1].remedy.commands == ("sudo modprobe overlay",)
+    denied = list(namespaces.check(host(), tried(overlay="[Errno 1] mount overlay: Operation not permitted")))[1]
+    assert denied.remedy.text.startswith("Linux 5.14 or later; ")
 
 
 def test_a_system_call_that_is_refused_names_the_filter_or_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
