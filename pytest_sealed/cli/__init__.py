@@ -19,6 +19,8 @@ COMMANDS = {
     "diff": "show what is different in another image",
     "tag": "give an image another name",
     "verify": "examine every file of images",
+    "lock": "write sealed.lock: which images a project runs on, exactly",
+    "sync": "get the images that sealed.lock says",
     "rm": "remove images",
     "prune": "free space in the store",
     "pull": "fetch images from a registry",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -15,7 +16,7 @@ from filelock import FileLock
 from pytest_sealed.errors import ImageError, nearest
 from pytest_sealed.images.apt_sources import acquire_options, sources_for
 
-__all__ = ["Apt", "Package"]
+__all__ = ["Apt", "Package", "deb_name", "matches"]
 
 _FRESH = 24 * 3600   # seconds for which package lists count as current
 
@@ -28,8 +29,14 @@ class Package:
     name: str
     version: str
     architecture: str
-    file: str
-    """Absolute path of the .deb."""
+    path: str
+    """Where a mirror has it, below its address: `pool/main/…`."""
+    size: int
+    """Bytes of the .deb."""
+    sha256: str
+    """Of the .deb, 64 digits."""
+    file: str = ""
+    """Absolute path of the .deb here; empty: it hasn't been fetched."""
 
 
 @final
@@ -135,17 +142,49 @@ class Apt:
 
     def _download(self, packages: tuple[str, ...]) -> list[Package]:
         plan = self._run("apt-get", "install", "--simulate", "-q", "usr-is-merged", *packages)
-        found = re.findall(r"(?m)^Inst (\S+) (?:\[\S+\] )?\((\S+) .*\[(\w+)\]\)", plan)
-        result = [Package(name=name, version=version, architecture=arch, file=self._file(name, version, arch))
-                  for name, version, arch in found]
+        found = re.findall(r"(?m)^Inst ([^\s:]+)\S* (?:\[\S+\] )?\((\S+) .*\[(\w+)\]\)", plan)
+        result = [self._known(row) for row in self._show(found)]
         missing = [package for package in result if not os.path.exists(package.file)]
         if missing:
             self.say(f"fetching {len(missing)} of {len(result)} packages")
             self._run("apt-get", "install", "--download-only", "-q", "usr-is-merged", *packages)
-            for package in missing:
-                if not os.path.exists(package.file):
-                    raise ImageError(f"apt fetched {package.name} {package.version}, but {package.file} isn't there")
+        for package in result:
+            if not matches(package.file, package):
+                raise ImageError(f"{package.file} isn't {package.name} {package.version} as the mirror's list has it",
+                                 remedy=f"rm -f {package.file}   and build again")
         return sorted(result, key=lambda package: package.name)
 
-    def _file(self, name: str, version: str, architecture: str) -> str:
-        return f"{self.archives}/{name.split(':')[0]}_{version.replace(':', '%3a')}_{architecture}.deb"
+    def _show(self, found: list[tuple[str, str, str]]) -> Iterator[dict[str, str]]:
+        """Yield what the lists say of each (name, version, architecture)."""
+        text = self._run("apt-cache", "show", *(f"{name}={version}" for name, version, _ in found))
+        rows = [dict(re.findall(r"(?m)^([\w-]+): (.*)$", block)) for block in text.split("\n\n")]
+        by_name = {(row.get("Package"), row.get("Version"), row.get("Architecture")): row for row in rows}
+        for key in found:
+            row = by_name.get(key, {})
+            if not {"Filename", "Size", "SHA256"} <= set(row):
+                raise ImageError(f"the package lists of Debian {self.suite} don't say where {key[0]} {key[1]} is, or its SHA256")
+            yield row
+
+    def _known(self, row: dict[str, str]) -> Package:
+        name, version, architecture = row["Package"], row["Version"], row["Architecture"]
+        return Package(name=name, version=version, architecture=architecture, path=row["Filename"], size=int(row["Size"]),
+                       sha256=row["SHA256"], file=f"{self.archives}/{deb_name(name, version, architecture)}")
+
+
+def deb_name(name: str, version: str, architecture: str) -> str:
+    """Return what apt calls the file of a package."""
+    return f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
+
+
+def matches(path: str, package: Package) -> bool:
+    """Say whether the file at `path` is that package, by its digest."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != package.size:
+                return False
+            digest = hashlib.sha256()
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError:
+        return False
+    return digest.hexdigest() == package.sha256

@@ -12,7 +12,7 @@ import subprocess
 
 from pytest_sealed.errors import ImageError
 
-__all__ = ["acquire_options", "sources_for"]
+__all__ = ["acquire_options", "mirrors_for", "sources_for"]
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _POCKETS = ("", "-updates", "-security")
@@ -40,6 +40,15 @@ def sources_for(suite: str, etc: str = "/etc") -> str:
             return "\n".join(dict.fromkeys(found))
     raise ImageError(f"this host's apt sources have no Debian, so packages of {suite} can't be fetched", remedy=(
         "set SEALED_DEBIAN_MIRROR to a Debian mirror's address (its key ring: `apt install debian-archive-keyring`)"))
+
+
+def mirrors_for(suite: str) -> list[str]:
+    """Return the addresses, without a final slash, below which packages of a Debian release are looked for.
+
+    Raises:
+        ImageError: as `sources_for`.
+    """
+    return list(dict.fromkeys(word.rstrip("/") for line in re.findall(r"(?m)^URIs: (.+)$", sources_for(suite)) for word in line.split()))
 
 
 def _stanza(uri: str, suite: str, signed: str) -> str:

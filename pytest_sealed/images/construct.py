@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,10 +23,13 @@ from pytest_sealed.images.interpreter import ASK, Interpreter, interpreter_from
 from pytest_sealed.images.layerfile import LayerFile, WrittenLayer
 from pytest_sealed.images.layers import Chain
 from pytest_sealed.images.look import read_text, real_name
+from pytest_sealed.images.mirror import fetch_debs
+from pytest_sealed.images.provenance import Inputs, locked_wheel
 from pytest_sealed.images.wheels import Wheels, fetch_wheels
 from pytest_sealed.runtime.launch import run_inside
 
 if TYPE_CHECKING:
+    from pytest_sealed.images.lockfile import LockedImage
     from pytest_sealed.images.progress import Progress
     from pytest_sealed.images.recipe import FileItem, PythonPackages, Recipe, State, Step
     from pytest_sealed.images.schema import Key
@@ -38,21 +42,30 @@ FORMAT = 1   # raise it when the same recipe shall give other layers
 
 @final
 class Construction:
-    """One build going on: the chain of layers so far."""
+    """One build going on: the chain of layers so far.
 
-    def __init__(self, store: Store, recipe: Recipe, progress: Progress, *, fresh: bool) -> None:
-        self._store, self._recipe, self._progress, self._fresh = store, recipe, progress, fresh
+    Args:
+        fresh: take no layer from earlier builds.
+        locked: what a lock says of the image: packages are those, and layers come out as it says.
+    """
+
+    def __init__(self, store: Store, recipe: Recipe, progress: Progress, *, fresh: bool, locked: LockedImage | None = None) -> None:
+        self._store, self._recipe, self._progress, self._fresh, self._locked = store, recipe, progress, fresh, locked
         self.chain = Chain()
         self.config = ImageConfig(env={"PATH": DEFAULT_PATH}, labels={})
         self.history: list[str] = []
         """What each layer was made by."""
+        self.inputs: list[Inputs] = []
+        """What each layer of this recipe is made from."""
 
     def start(self, parent: Image | None) -> None:
         """Make the first layer, or go on from the base image."""
         recipe, base = self._recipe, self._recipe.base
         if parent is None:
             facts = ["debian", base.debian, base.install, base.packages, base.omit, base.exclude, repr(recipe.accounts), architecture()]
-            self._layer(facts, f"base of Debian {base.debian}", self._debian)
+            if self._locked is not None:
+                facts.append([package.sha256 for package in self._locked.packages])
+            self._layer(facts, f"base of Debian {base.debian}", self._debian, Inputs(packages=()))
             self.config = change_config(self.config, recipe.config)
             return
         self.chain = Chain(tuple(json.loads(path.with_name("layer.json").read_text())["diff_id"] for path in parent.layers))
@@ -61,14 +74,18 @@ class Construction:
         if recipe.accounts:
             self._layer(["accounts", repr(recipe.accounts)], "accounts", self._accounts)
 
-    def _debian(self, work: Path) -> WrittenLayer:
+    def _debian(self, work: Path, inputs: Inputs) -> WrittenLayer:
         recipe, base = self._recipe, self._recipe.base
         exclude = Matcher(base.exclude)
         if base.install == "configure":
             from pytest_sealed.images.configure import configured_base, require_range
             require_range(self._store.folders.ids)
-        apt = Apt(str(self._store.folders.cache / "debian"), base.debian, self._progress.stage, fresh=self._fresh)
-        packages = apt.fetch(base.packages, base.omit)
+        cache = self._store.folders.cache / "debian"
+        if self._locked is not None and base.install == "unpack":   # mmdebstrap resolves by itself, with the host's apt
+            packages = fetch_debs(self._locked.packages, base.debian, architecture(), cache, self._progress.stage)
+        else:
+            packages = Apt(str(cache), base.debian, self._progress.stage, fresh=self._fresh).fetch(base.packages, base.omit)
+        inputs.packages = tuple(packages)
         if base.install == "configure":
             self._progress.stage(f"configuring {len(packages)} packages (mmdebstrap)")
             written = configured_base(base, packages, work, exclude, recipe.accounts, self._store.folders.ids)
@@ -80,7 +97,7 @@ class Construction:
         self._refuse_unused(("base", "exclude"), exclude.unused)
         return written
 
-    def _accounts(self, work: Path) -> WrittenLayer:
+    def _accounts(self, work: Path, _inputs: Inputs) -> WrittenLayer:
         lowers = self._lowers()
         with LayerFile(str(work / "layer.tar")) as layer:
             write_accounts(layer, self._recipe.accounts, read_text(lowers, "etc/passwd"), read_text(lowers, "etc/group"))
@@ -88,18 +105,24 @@ class Construction:
 
     def python(self, wanted: PythonPackages) -> None:
         """Unpack the requirements' wheels and compile them."""
-        def make(work: Path) -> WrittenLayer:
+        text, hashes = requirements_of(self._recipe), wanted.hashes
+        if self._locked is not None:
+            options = [line for line in text.splitlines() if re.match(r"\s*-(?!-hash)", line)]   # such as --index-url
+            text, hashes = "\n".join([*options, *(wheel.requirement for wheel in self._locked.wheels)]), True
+
+        def make(work: Path, inputs: Inputs) -> WrittenLayer:
             python = self._interpreter()
             self._progress.stage("fetching Python packages")
-            folder = fetch_wheels(wanted, requirements_of(self._recipe), self._recipe, python, self._store.folders.cache / "wheels")
+            folder = fetch_wheels(replace(wanted, hashes=hashes), text, self._recipe, python, self._store.folders.cache / "wheels")
             wheels = Wheels(folder, python.version)
+            inputs.wheels = tuple(locked_wheel(path) for path in wheels.files)
             self._progress.stage(f"unpacking {len(wheels.files)} Python packages")
             with LayerFile(str(work / "files.tar")) as layer:
                 wheels.unpack(layer)
                 layer.finish()
             compile_all = ("python3", "-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash", wheels.target)
             return self._contain(work, ("python",), run=(compile_all,), files=str(work / "files.tar"))
-        self._layer(["python", requirements_of(self._recipe), wanted.hashes], "Python packages", make)
+        self._layer(["python", text, hashes], "Python packages", make, Inputs(wheels=()))
 
     def _interpreter(self) -> Interpreter:
         """Ask the python3 of the layers so far."""
@@ -120,7 +143,7 @@ class Construction:
 
     def step(self, step: Step, files: list[Placed]) -> None:
         """Make the layer of a [[step]]."""
-        def make(work: Path) -> WrittenLayer:
+        def make(work: Path, _inputs: Inputs) -> WrittenLayer:
             path = str(work / ("files.tar" if step.run or step.remove else "layer.tar"))
             lowers = self._lowers()
             with LayerFile(path) as layer:
@@ -135,33 +158,56 @@ class Construction:
 
     def state(self, state: State) -> None:
         """Make the layer of a [[state]]."""
-        def make(work: Path) -> WrittenLayer:
+        def make(work: Path, _inputs: Inputs) -> WrittenLayer:
             return self._contain(work, state.key, user=state.user, env=state.env, run=state.run)
-        self._layer(["state", state.run, state.env, state.user, sorted(self.config.env.items())], f"preparing {state.name}", make)
+        self._layer(["state", state.run, state.env, state.user, sorted(self.config.env.items())], f"preparing {state.name}", make,
+                    Inputs(reproducible=False))
 
-    def _layer(self, facts: list[Any], title: str, make: Callable[[Path], WrittenLayer]) -> None:
-        """Add the layer that `make` writes, or the one that an earlier build has made of the same."""
+    def _layer(self, facts: list[Any], title: str, make: Callable[[Path, Inputs], WrittenLayer], inputs: Inputs | None = None) -> None:
+        """Add the layer that `make` writes, or the one that an earlier build has made of the same.
+
+        Args:
+            make: is told where, and notes in the inputs what it took.
+            inputs: those that there may be.
+        """
+        inputs = inputs or Inputs()
         self.history.append(f"{self._recipe.name}: {title}")
+        self.inputs.append(inputs)
         record = self._store.folders.steps / f"{hash_of([FORMAT, self.chain.top, *facts])}.json"
         if not self._fresh:
             try:
-                known = Chain(tuple(json.loads(record.read_text())["diff_ids"]))
+                known = json.loads(record.read_text())
+                chain = Chain(tuple(known["diff_ids"]))
+                inputs.recall(known)   # not there in records of an older version
             except (OSError, ValueError, KeyError, TypeError):
-                known = Chain()
-            if known.diff_ids and self._store.layers.has(known):
-                self.chain = known
+                chain = Chain()
+            if chain.diff_ids and self._store.layers.has(chain):
+                self._check(title, chain.diff_ids[-1])
+                self.chain = chain
                 return
         self._progress.stage(title)
         try:
             with self._store.folders.workspace() as work:
-                written = make(work)
+                written = make(work, inputs)
+                self._check(title, written.diff_id)
                 self._progress.stage(f"storing {title} ({written.size / 1e6:.0f} MB)")
                 self.chain = self._store.layers.commit(self.chain, written, work)
         except OSError as error:
             raise explain(error, self._store.root) from error
         fresh = record.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps({"diff_ids": self.chain.diff_ids}))
+        fresh.write_text(json.dumps({"diff_ids": self.chain.diff_ids, **inputs.facts()}))
         os.replace(fresh, record)
+
+    def _check(self, title: str, diff_id: str) -> None:
+        """Refuse a layer that isn't the lock's."""
+        if self._locked is None:
+            return
+        number = len(self.inputs)
+        there = self._locked.layers[number - 1] if number <= len(self._locked.layers) else None
+        if there is None or (there.reproducible and there.diff_id != diff_id):
+            raise ImageError(f"layer {number} of {self._recipe.name} ({title}) came out as {diff_id}, and the lock has "
+                             f"{there.diff_id if there else 'no such layer'}",
+                             remedy="commands that give other bits each time belong into a [[state]]; then `sealed lock` again")
 
     def _contain(self, work: Path, key: Key, *, run: tuple[tuple[str, ...], ...], user: str = "root", env: tuple[tuple[str, str], ...] = (),
                  remove: tuple[str, ...] = (), files: str = "") -> WrittenLayer:

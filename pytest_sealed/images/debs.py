@@ -6,16 +6,16 @@ So it needs neither root nor a range of ids, and gives the same bytes everywhere
 from __future__ import annotations
 
 import re
-import subprocess
-import tarfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_sealed.errors import ImageError
 from pytest_sealed.images.accounts import write_accounts
 from pytest_sealed.images.archive import forget_members
+from pytest_sealed.images.deb import Deb
 
 if TYPE_CHECKING:
+    import tarfile
+
     from pytest_sealed.images.apt import Package
     from pytest_sealed.images.globs import Matcher
     from pytest_sealed.images.layerfile import LayerFile
@@ -35,7 +35,7 @@ def unpack_debs(packages: list[Package], layer: LayerFile, exclude: Matcher, acc
     """Write a root file system out of `packages` into `layer`.
 
     Raises:
-        ImageError: a .deb that dpkg-deb can't read.
+        ImageError: a .deb that is broken.
     """
     for name in ("bin", "sbin", "lib", "lib64"):
         layer.directory("usr")
@@ -53,23 +53,15 @@ def unpack_debs(packages: list[Package], layer: LayerFile, exclude: Matcher, acc
 
 
 def _unpack(package: Package, layer: LayerFile, exclude: Matcher) -> None:
-    control = subprocess.run(["dpkg-deb", "--field", package.file], capture_output=True, check=False)
-    process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package.file], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+    with Deb(package.file) as deb:
+        control = deb.control()
+        with deb.data() as tar:
             for entry in tar:
                 _take(entry, tar, layer, exclude)
                 forget_members(tar)
-        _out, complaint = process.communicate()
-    except tarfile.TarError as error:
-        _out, complaint = process.communicate()
-        raise ImageError(f"{package.file} can't be read: {error}", remedy=f"rm {package.file}   and build again") from error
-    if process.returncode or control.returncode:
-        raise ImageError(f"{package.file} can't be read: {complaint.decode(errors='replace').strip()}",
-                         remedy=f"rm {package.file}   and build again")
     name = f"var/lib/dpkg/status.d/{package.name}"   # where scanners of images without dpkg look
     layer.parents(name)
-    layer.file(name, control.stdout)
+    layer.file(name, control)
 
 
 def _take(entry: tarfile.TarInfo, tar: tarfile.TarFile, layer: LayerFile, exclude: Matcher) -> None:

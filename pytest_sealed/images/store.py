@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -43,14 +43,16 @@ class Store:
     Args:
         root: the store's folder; by default `SEALED_STORE`, else a folder of the account's data.
         ids: the id map that the layers belong to; by default the account's.
+        check: raises for images that may not be used.
     """
 
-    def __init__(self, root: Path | str | None = None, *, ids: IdMap | None = None) -> None:
+    def __init__(self, root: Path | str | None = None, *, ids: IdMap | None = None, check: Callable[[Image], None] | None = None) -> None:
         self.root = Path(os.path.abspath(root)) if root is not None else default_root()
         self.folders = Folders(self.root, ids)
         self.layers = Layers(self.folders)
         self.records = Records(self.folders)
         self.cache = BlobCache(self.root)
+        self._check = check
 
     def get(self, reference: str) -> Image:
         """Return the image `reference`: of exactly that name, else with the tag `latest`, else the one whose longer name ends so.
@@ -101,6 +103,10 @@ class Store:
         except ImageError:
             return ""
 
+    def inputs(self, reference: str) -> list[dict[str, Any]]:
+        """Return what each layer of a recipe's image was made from, without those of its base: see `provenance`. Empty: unknown."""
+        return list(self.records.get(reference).get("inputs") or ())
+
     def digest(self, reference: str) -> str:
         """Return the digest of the image; empty: there is none."""
         try:
@@ -109,11 +115,12 @@ class Store:
             return ""
 
     def add(self, reference: str, chain: Chain, config: ImageConfig, *, architecture: str, key: str = "",
-            history: Sequence[str] = ()) -> Image:
+            history: Sequence[str] = (), inputs: Sequence[dict[str, Any]] = ()) -> Image:
         """Put an image whose layers are in the store under a name, in place of one that had it.
 
         Args:
             history: what each layer was made by.
+            inputs: see `inputs`.
         """
         sizes = [self.layers.size(one) for one in chain.ids]
         body = encode(config_to_oci(config, architecture=architecture, diff_ids=list(chain.diff_ids), history=history))
@@ -122,7 +129,8 @@ class Store:
         manifest = manifest_of(body, layers, reference)
         try:
             self.records.put_blob(body)
-            self.records.put(reference, {"manifest": self.records.put_blob(manifest.data), "key": key, "created": time.time()})
+            self.records.put(reference, {"manifest": self.records.put_blob(manifest.data), "key": key, "created": time.time(),
+                                         "inputs": list(inputs)})
         except OSError as error:
             raise explain(error, self.root) from error
         return self.get(reference)
@@ -158,6 +166,10 @@ class Store:
         image = self.get(reference)
         manifest = self.records.blob(image.digest)
         return image.reference, manifest, self.records.blob(json.loads(manifest)["config"]["digest"])
+
+    def diff_ids(self, image: Image) -> list[str]:
+        """Return the digests of an image's layers, the lowest first."""
+        return list(self.records.documents({"manifest": image.digest})[2]["rootfs"]["diff_ids"])
 
     def history(self, image: Image) -> list[str]:
         """Return what each layer of an image was made by, the lowest first; empty texts where that isn't said."""
@@ -305,9 +317,12 @@ class Store:
             raise ImageError(f"image {reference!r} is damaged in the store: {error}", remedy=again(reference, record)) from error
         if not self.layers.has(chain):
             raise ImageError(f"image {reference!r} lacks a layer in the store {self.root}", remedy=again(reference, record))
-        return Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
+        image = Image(reference=reference, digest=digest, layers=tuple(self.layers.path(one) for one in chain.ids),
                      config=config_from_oci(config, ours=not record.get("source")), size=size, created=float(record.get("created", 0)),
                      source=str(record.get("snapshot") or record.get("wheel") or record.get("source") or ""))
+        if self._check is not None:
+            self._check(image)
+        return image
 
 
 def _lease(digest: str) -> str:

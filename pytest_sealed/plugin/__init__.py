@@ -46,8 +46,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.config.stash[RUN].collected(item)
 
 
+@pytest.hookimpl(tryfirst=True)   # before xdist's, which tells the controller what there is to run
 def pytest_collection_finish(session: pytest.Session) -> None:
-    session.config.stash[RUN].selected(session.items)
+    config, run = session.config, session.config.stash[RUN]
+    run.selected(session.items)
+    if options.starts_nothing(config) or not (options.frozen(config) or options.offline(config)):
+        return
+    from pytest_sealed.images.store import Store
+    from pytest_sealed.plugin.frozen import refusal
+    why = refusal(config, session.items, Store(run.store))
+    if not why:
+        return
+    output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+    if output is None:
+        raise pytest.UsageError(why)
+    output["sealed_refused"] = why   # an error here would be told as an internal one: the controller raises it
+    session.items.clear()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,10 +105,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Add an xdist worker's figures to those of the controller."""
-    packed = getattr(node, "workeroutput", {}).get("sealed")
-    if packed is not None:
-        node.config.stash[RUN].figures.add(packed)
+    """Add an xdist worker's figures to those of the controller, and end the run that it has refused.
+
+    Raises:
+        pytest.UsageError: see `frozen`.
+    """
+    output = getattr(node, "workeroutput", {})
+    if "sealed" in output:
+        node.config.stash[RUN].figures.add(output["sealed"])
+    if "sealed_refused" in output:
+        raise pytest.UsageError(output["sealed_refused"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

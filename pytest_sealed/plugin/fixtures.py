@@ -132,7 +132,7 @@ class _Function:
 
     def __init__(self, function: Callable[..., object], takes_self: bool = False) -> None:
         self._function = function
-        self._takes_self = takes_self
+        self.takes_self = takes_self
         required = [
             parameter.name for parameter in inspect.signature(function).parameters.values()
             if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
@@ -151,7 +151,7 @@ class _Function:
         raise NotImplementedError
 
     def __get__(self, instance: object, owner: type | None = None) -> object:
-        return MethodType(self, instance) if self._takes_self and instance is not None else self
+        return MethodType(self, instance) if self.takes_self and instance is not None else self
 
 
 @final
@@ -186,11 +186,23 @@ class ContainerFunction(_Function):
             raise _parameter_mismatch(request, given)
         if "param" in self.needs:
             arguments["param"] = request.param
+        return markers.change(self.describe(arguments, bound, str(request.fixturename)), request)
+
+    def describe(self, arguments: dict[str, object], bound: tuple[object, ...] = (), name: str = "") -> ContainerSpec[Any]:
+        """Return what the function returns.
+
+        Args:
+            name: of the fixture, for messages.
+
+        Raises:
+            SpecError: it's no spec.
+        """
+        __tracebackhide__ = True
         spec = self._function(*bound, **arguments)
         if not isinstance(spec, ContainerSpec):
-            raise SpecError(f"the function of container fixture {request.fixturename!r} returned {spec!r}, which is no ContainerSpec",
+            raise SpecError(f"the function of container fixture {name!r} returned {spec!r}, which is no ContainerSpec",
                             remedy='return one, for example image("busybox") or postgres()')
-        return markers.change(spec, request)
+        return spec
 
 
 @final

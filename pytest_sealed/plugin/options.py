@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_sealed.errors import nearest
+from pytest_sealed.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["add", "required", "starts_nothing", "store", "unsupported"]
+__all__ = ["add", "frozen", "images", "offline", "platforms", "required", "starts_nothing", "store", "unsupported"]
 
 UNSUPPORTED = ("fail", "skip")
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def add(parser: pytest.Parser) -> None:
@@ -30,6 +31,16 @@ def add(parser: pytest.Parser) -> None:
                     help="what tests that need containers do where there is no Linux kernel; else SEALED_UNSUPPORTED, else the ini option "
                          "sealed_unsupported, else fail; in CI (the variable CI is set) they always fail")
     parser.addini("sealed_unsupported", "fail or skip: what tests that need containers do where there is no Linux kernel", default=None)
+    parser.addini("sealed_images", "images for sealed.lock that no recipe and no fixture of constant words names", default=None)
+    parser.addini("sealed_platforms", "platforms that sealed.lock is for, such as linux/amd64, linux/arm64", default=None)
+    group.addoption("--sealed-frozen", action="store_true", default=None,
+                    help="fail before the first test unless sealed.lock names every image, and the store has just those; "
+                         "else SEALED_FROZEN, else the ini option sealed_frozen")
+    parser.addini("sealed_frozen", "as --sealed-frozen", type="bool", default=False)
+    group.addoption("--sealed-offline", action="store_true", default=None,
+                    help="fail before the first test unless the store has every image; "
+                         "else SEALED_OFFLINE, else the ini option sealed_offline")
+    parser.addini("sealed_offline", "as --sealed-offline", type="bool", default=False)
 
 
 def store(config: pytest.Config) -> Path | None:
@@ -48,7 +59,36 @@ def store(config: pytest.Config) -> Path | None:
 
 def required(config: pytest.Config) -> tuple[str, ...]:
     """Return the words of `sealed_require`, each once; not checked."""
-    return tuple(dict.fromkeys(_text(config, "sealed_require", "SEALED_REQUIRE").replace(",", " ").split()))
+    return _words(_text(config, "sealed_require", "SEALED_REQUIRE"))
+
+
+def images(config: pytest.Config) -> tuple[str, ...]:
+    """Return the references of `sealed_images`, each once; not checked."""
+    return _words(str(config.getini("sealed_images") or ""))
+
+
+def platforms(config: pytest.Config) -> tuple[str, ...]:
+    """Return those of `sealed_platforms`, each once.
+
+    Raises:
+        pytest.UsageError: one is none.
+    """
+    from pytest_sealed.images.manifest import Platform
+    try:
+        return tuple(dict.fromkeys(str(Platform.parse(word)) for word in _words(str(config.getini("sealed_platforms") or ""))))
+    except SpecError as error:
+        import pytest
+        raise pytest.UsageError(f"sealed_platforms: {error}") from error
+
+
+def frozen(config: pytest.Config) -> bool:
+    """Return whether the run must be what the lock says."""
+    return _flag(config, "sealed_frozen", "SEALED_FROZEN")
+
+
+def offline(config: pytest.Config) -> bool:
+    """Return whether every image must be there before the first test."""
+    return _flag(config, "sealed_offline", "SEALED_OFFLINE")
 
 
 def unsupported(config: pytest.Config) -> str:
@@ -75,6 +115,23 @@ def _text(config: pytest.Config, name: str, variable: str) -> str:
     if flag is not None:
         return str(flag)
     return os.environ.get(variable) or str(config.getini(name) or "")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def _flag(config: pytest.Config, name: str, variable: str) -> bool:
+    """Return a switch. The words of the variable are those of pytest's ini file."""
+    if config.getoption(name, default=None):
+        return True
+    environment = os.environ.get(variable, "")
+    if not environment:
+        return bool(config.getini(name))
+    if environment.lower() not in (*_ON, *_OFF):
+        import pytest
+        raise pytest.UsageError(f"{variable} is {environment!r}: it must be one of {', '.join((*_ON, *_OFF))}")
+    return environment.lower() in _ON
 
 
 def _absolute(path: str, base: Path) -> Path:

@@ -140,8 +140,9 @@ class Run:
     def _open(self) -> Sandbox:
         if self._root is None:
             from pytest_sealed.images.store import Store
+            from pytest_sealed.plugin.frozen import guard
             from pytest_sealed.sandbox import Sandbox
-            self._root = Sandbox(name="session", store=None if self.store is None else Store(self.store))
+            self._root = Sandbox(name="session", store=Store(self.store, check=guard(self._config)))
         return self._root
 
     # scopes

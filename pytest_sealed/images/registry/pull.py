@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar, final
 
 from pytest_sealed.errors import ImageError, StoreError
 from pytest_sealed.images.incoming import Incoming, check_config, take_in
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Puller"]
 
 _MEGABYTE = 1_000_000
+T = TypeVar("T")
 
 
 @final
@@ -73,13 +74,26 @@ class Puller:
         self.store.folders.make()
         self.store.cache.make()
         self._progress.begin(called)
+
+        def work(client: Client) -> Image:
+            with self.store.cache.using():
+                return self._pull(client, wanted, called)
+        return self._first(wanted, work)
+
+    def look(self, reference: str) -> Incoming:
+        """Return what `pull` would fetch: manifest and config, no layers. Raises as `pull`."""
+        wanted = self._settings.qualified(parse_reference(reference))
+        self._progress.begin(str(wanted))
+        return self._first(wanted, lambda client: self._look(client, wanted, str(wanted)))
+
+    def _first(self, wanted: Reference, work: Callable[[Client], T]) -> T:
+        """Do it with the first of the mirrors, and at last the registry itself, that can."""
         endpoints = self._settings.endpoints(wanted)
         for endpoint in endpoints:
             stop = threading.Event()
             client = Client(endpoint, self._settings, self._credentials, self._patience, stop=stop, note=self._progress.note)
             try:
-                with self.store.cache.using():
-                    return self._pull(client, wanted, called)
+                return work(client)
             except StoreError:
                 raise
             except ImageError as error:
@@ -93,13 +107,7 @@ class Puller:
 
     def _pull(self, client: Client, wanted: Reference, called: str) -> Image:
         began = time.monotonic()
-        self._progress.stage(f"asking {client.endpoint.host}")
-        manifest, index = self._manifest(client, wanted)
-        title = f"{client.title}:{wanted.version}" if not wanted.digest else f"{client.title}@{wanted.digest}"
-        config = self._blob(client, manifest.config, f"the config of {title}")
-        diff_ids, notes = check_config(config, manifest, title, self._platform, insist=self._insist)
-        image = Incoming(names=(called,), manifest=manifest, config=config, diff_ids=diff_ids, index=index, notes=notes,
-                         source=f"sealed pull {wanted}")
+        image = self._look(client, wanted, called)
         with self.store.building():   # nobody removes the layers that it has already
             downloads, total = self._start(client, image)
 
@@ -109,6 +117,15 @@ class Puller:
             [found] = take_in(self.store, image, fetch, self._progress)
         self._progress.end(called, built=bool(total), size=found.size, seconds=time.monotonic() - began, verb="pulled")
         return found
+
+    def _look(self, client: Client, wanted: Reference, called: str) -> Incoming:
+        self._progress.stage(f"asking {client.endpoint.host}")
+        manifest, index = self._manifest(client, wanted)
+        title = f"{client.title}:{wanted.version}" if not wanted.digest else f"{client.title}@{wanted.digest}"
+        config = self._blob(client, manifest.config, f"the config of {title}")
+        diff_ids, notes = check_config(config, manifest, title, self._platform, insist=self._insist)
+        return Incoming(names=(called,), manifest=manifest, config=config, diff_ids=diff_ids, index=index, notes=notes,
+                        source=f"sealed pull {wanted}")
 
     def _manifest(self, client: Client, wanted: Reference) -> tuple[Manifest, str]:
         """Return the manifest for the platform, and the digest of the index that led to it."""

@@ -1,0 +1,42 @@
+"""`sealed sync`: what a lock says, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from pytest_sealed.cli.bar import progress_for
+from pytest_sealed.errors import SealedError
+from pytest_sealed.images.lock_sync import sync
+from pytest_sealed.images.lockfile import LOCK, find_lock, load_lock
+from pytest_sealed.images.store import Store
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `sync` to the commands."""
+    parser = subparsers.add_parser("sync", help=f"get the images that {LOCK} says", description=(
+        f"Give the store the images of {LOCK}, in this folder or the nearest above it: those of registries by digest, those of recipes "
+        "built of the packages that it names. What is there already isn't fetched again."))
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Get one image after the other; go on after a failure, and return 1 then."""
+    path = find_lock()
+    if path is None:
+        raise SealedError(f"there is no {LOCK} here, nor in a folder above", remedy="sealed lock   writes it")
+    progress, failed = progress_for(sys.stderr, quiet=args.quiet), False
+    try:
+        for name, error in sync(load_lock(path), Store(), progress):
+            progress.clear()
+            if error is not None:
+                print(f"sealed: {name}: {error}", file=sys.stderr)
+                failed = True
+            elif not args.quiet:
+                print(f"{name}: as {LOCK} says")
+    finally:
+        progress.clear()
+    return int(failed)
