@@ -6,6 +6,8 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -61,6 +63,13 @@ def resolve(place: Place, name: str, server: str = GATEWAY) -> str | None:
         reply = asking.recv(512)
     assert reply[3] & 15 in (0, 3)
     return socket.inet_ntoa(reply[-4:]) if reply[3] & 15 == 0 else None
+
+
+def test_a_python_without_sqlite3_will_do() -> None:
+    script = ("import sys; sys.modules['_sqlite3'] = None; from pytest_sealed.runtime.network.links import Compiler; "
+              "print(len(Compiler(9).hub('10.0.0.0/24').data) > 16, 'sqlite3' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "True False\n", done.stderr
 
 
 def test_the_first_containers_have_the_first_addresses(session: NetworkSession) -> None:
