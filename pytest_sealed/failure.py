@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed import errors
-from pytest_sealed.errors import ContainerFailed, InternalError, SealedError, SealedWarning, SpecError
+from pytest_sealed.errors import ContainerFailed, HostUnsupported, InternalError, SealedError, SealedWarning, SpecError
 
 if TYPE_CHECKING:
     from pytest_sealed.container import Container
@@ -87,6 +88,8 @@ def start_failed(container: Container, failure: dict[str, Any]) -> SealedError:
         failed = ContainerFailed(f"{what}: {text}", remedy=_REMEDIES[kind].format(image=container.image))
         failed.exit_status = _STATUS.get(kind)
         return failed
+    if failure.get("errno") in (errno.EPERM, errno.ENOSYS):   # an outer engine's filter of system calls lets some through that we need
+        return HostUnsupported(f"{what}: this host denies a step of the start: {text}", remedy="`sealed doctor` tries each, and says why")
     return InternalError(f"{what}: {text}")
 
 

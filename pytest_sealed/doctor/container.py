@@ -28,6 +28,7 @@ def check(store: Path, *, explained: bool = False) -> Iterator[Finding]:
     try:
         seconds = _start(store)
     except SealedError as error:
+        explained = explained or error.remedy.startswith("`sealed doctor`")
         yield Finding(check="containers", state="missing", found=f"none could be started: {error.message}",
                       effect="no container can be started", remedy=Remedy(text="as above" if explained else error.remedy))
     except OSError as error:

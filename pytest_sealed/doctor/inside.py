@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_sealed.linux import mounts, namespaces
 from pytest_sealed.linux.files import openat2
-from pytest_sealed.linux.process import close_range, inotify_init, pidfd_open, set_no_new_privs
+from pytest_sealed.linux.process import close_range, inotify_init, pidfd_open, set_no_new_privs, sethostname
 from pytest_sealed.runtime.forward.pipes import Pipe
 from pytest_sealed.runtime.scratch import memory_upper_works, upper_works
 from pytest_sealed.runtime.seccomp.filters import FilterRefused, ready, set_filters
@@ -89,6 +89,12 @@ def _calls() -> None:
     mounts.mount_setattr("", dir_fd=tree, set=mounts.MOUNT_ATTR_NODEV)
     os.close(tree)
     close_range(900, 901)
+    try:
+        mounts.pivot_root("/", "/no such folder")
+    except FileNotFoundError:   # a filter's EPERM would come first
+        pass
+    namespaces.unshare(namespaces.CLONE_NEWUTS)
+    sethostname("trial")
     child = namespaces.fork_into(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
     if child == 0:
         os._exit(0)

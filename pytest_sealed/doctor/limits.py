@@ -66,7 +66,8 @@ class Answers:
 
     def findings(self, host: Host, names: Iterable[str]) -> list[Finding]:
         """Return one for each remedy that some of `names` want."""
-        page = "how-to/hosts/systemd.md" if self.hierarchy.version == "v2" else "how-to/hosts/cgroup-v1.md"
+        page = "how-to/hosts/containers.md" if host.place == "container" else (
+            "how-to/hosts/systemd.md" if self.hierarchy.version == "v2" else "how-to/hosts/cgroup-v1.md")
         made = []
         for alike in self._by_remedy(names).values():
             reasons = list(dict.fromkeys(self._reason(name) for name in alike))

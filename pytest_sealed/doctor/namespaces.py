@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tried", "check", "try_inside"]
 
-ENGINE_FLAGS = ("--security-opt seccomp=unconfined --security-opt apparmor=unconfined and --security-opt systempaths=unconfined (Docker) or "
-                "--security-opt unmask=ALL (Podman)")
+ENGINE_FLAGS = ("--security-opt seccomp=unconfined --security-opt apparmor=unconfined and --security-opt systempaths=unconfined (Docker) "
+                "or --security-opt unmask=ALL (Podman)")
 POD = "hostUsers: false and securityContext: {procMount: Unmasked, seccompProfile: {type: Unconfined}}"
 
 
@@ -160,7 +160,7 @@ def _outside(host: Host) -> Remedy:
     """Return what has to be said to whatever this account is in."""
     if host.place == "kubernetes":
         return Remedy(text=f"give the pod {POD}")
-    return Remedy(text=f"start the outer container with {ENGINE_FLAGS}")
+    return Remedy(text=f"start the outer container with {ENGINE_FLAGS}; one of pytest-sealed with nested=True")
 
 
 def _page(host: Host) -> str:

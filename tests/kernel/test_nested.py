@@ -87,9 +87,14 @@ for top in ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/p
 
 @pytest.fixture
 def outer(sandbox: Sandbox, tmp_path: Path) -> Container:
-    """A container with this Python package, pytest, and busybox in a store of its own."""
+    return made(sandbox, tmp_path)
+
+
+def made(sandbox: Sandbox, tmp_path: Path, seccomp: str = "default") -> Container:
+    """Return a container with this Python package, pytest, and an archive of busybox."""
     container = sandbox.run(
-        "python", FOREVER, nested=True, wait=None, env={"PYTHONPATH": "/source:/site"}, tmpfs=[Tmpfs(target=STORE, mode=0o700)],
+        "python", FOREVER, nested=True, seccomp=seccomp, wait=None, env={"PYTHONPATH": "/source:/site"},
+        tmpfs=[Tmpfs(target=STORE, mode=0o700)],
         mounts=[Mount(source=str(SOURCE), target="/source"), Mount(source=str(SITE), target="/site")])
     save(sandbox.store, ["busybox"], str(tmp_path / "busybox.tar"))
     container.put(tmp_path / "busybox.tar", "/busybox.tar")
@@ -142,6 +147,21 @@ def test_the_doctor_inside_tells_the_truth(outer: Container, sandbox: Sandbox) -
     missing = [check for check, state in states.items() if check.startswith("limit") and state == "missing"]
     assert missing == ([] if divides(sandbox) else ["limits"])
     assert {states[check] for check in ("namespaces", "file systems", "system calls", "networks", "containers")} == {"ok"}
+
+
+@pytest.mark.parametrize("call", ["pivot_root", "sethostname", "mount_setattr"])
+def test_what_a_filter_outside_denies_is_no_bug_of_ours_and_the_doctor_names_it(sandbox: Sandbox, tmp_path: Path, call: str) -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [call], "action": "SCMP_ACT_ERRNO"}]}
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    outer = made(sandbox, tmp_path, seccomp=str(tmp_path / "profile.json"))
+    written = run_suite(outer, THIRD.replace(", nested=True", ""))
+    assert "pytest_sealed.errors.HostUnsupported: " in written
+    assert "this host denies " in written
+    assert f"{call}: Operation not permitted" in written
+    report: dict[str, Any] = json.loads(inside(outer, "pytest_sealed.cli", "doctor", "--json"))
+    assert not report["can_run"]
+    named = [finding for finding in report["findings"] if f"{call}: Operation not permitted" in finding["found"]]
+    assert any("nested=True" in finding["remedy"]["text"] for finding in named if finding["state"] == "missing")
 
 
 def test_a_container_in_a_container_in_a_container_starts(outer: Container, sandbox: Sandbox) -> None:

@@ -197,7 +197,7 @@ def test_the_pages_profile_is_the_doctors(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_in_a_container_the_engines_options_are_the_remedy() -> None:
     [found] = namespaces.check(host(place="container"), refused("no", "a policy forbids it: --security-opt …"))
-    assert found.remedy.text == f"start the outer container with {namespaces.ENGINE_FLAGS}"
+    assert found.remedy.text == f"start the outer container with {namespaces.ENGINE_FLAGS}; one of pytest-sealed with nested=True"
     [found] = namespaces.check(host(place="kubernetes"), refused("no", "a policy forbids it: --security-opt …"))
     assert "hostUsers: false" in found.remedy.text
     assert "procMount: Unmasked" in found.remedy.text
