@@ -51,6 +51,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "argv": argv_of(spec, image),
         "env": environment,
         "user": image.config.user if spec.user is None else spec.user,
+        "volumes": [path for path in map(_shortest, image.config.volumes) if path != "/"],
         "workdir": _shortest(spec.workdir or image.config.workdir),
         "hostname": spec.hostname or name,
         "limits": {"memory": spec.limits.memory, "swap": spec.limits.swap, "cpus": spec.limits.cpus,

@@ -56,6 +56,7 @@ def parse_size(value: int | str, what: str) -> int:
 
 
 _SIGNALS = {item.name.removeprefix("SIG").lower(): int(item) for item in signal.Signals}
+_SIGNALS |= {f"rtmin+{number}": 34 + number for number in range(1, 16)} | {f"rtmax-{number}": 64 - number for number in range(1, 15)}
 
 
 def parse_signal(value: str | int) -> int:

@@ -71,6 +71,7 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
         *_kernel(request, facts, ids),
         *_files(request, facts),
         *_mounts(request, facts),
+        *(op.Volume(request["read_only"], path) for path in request["volumes"]),
         *([] if nested else [op.Masked(path) for path in MASKED]),
         *([] if nested else [op.ReadOnly(path) for path in READ_ONLY]),
         op.WorkingDirectory(request["workdir"]),

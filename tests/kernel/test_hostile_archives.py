@@ -322,7 +322,8 @@ def test_what_a_layer_replaces_by_links_is_saved_too(store: Store, tmp_path: Pat
     ({"Labels": {"\ud800": "x"}}, "surrogates not allowed"), ({"Env": ["A=\0"]}, "Env holds"), ({"Env": {"A": 1}}, "Env is"),
     ({"Entrypoint": ["\0"]}, "Entrypoint holds"), ({"Cmd": [1]}, "Cmd holds"),
 
-    ({"User": 5}, "User is '5'"), ({"WorkingDir": ["/"]}, "WorkingDir is"), ({"StopSignal": "SIGNOPE"}, "there is no signal 'SIGNOPE'"), ({"StopSignal": "99"}, "there is no signal"), ({"StopSignal": ["x"]}, ""),
+    ({"User": 5}, "User is '5'"), ({"WorkingDir": ["/"]}, "WorkingDir is"), ({"StopSignal": "SIGNOPE"}, "there is no signal 'SIGNOPE'"),
+    ({"StopSignal": "99"}, "there is no signal"), ({"StopSignal": ["x"]}, ""),
     ({"ExposedPorts": {"1-65535/tcp": {}}}, "ExposedPorts holds"), ({"ExposedPorts": {"65536": {}}}, "ExposedPorts holds"),
     ({"ExposedPorts": {f"{port}/tcp": {} for port in range(1, 3000)}}, "2999 TCP ports"),
     ({"Healthcheck": {"Test": ["CMD", "x"], "Interval": -1}}, "Healthcheck has the Interval"),

@@ -17,6 +17,7 @@ from pytest_sealed.runtime.operations.contents import (
     Mounted,
     ReadOnly,
     Tmpfs,
+    Volume,
     WorkingDirectory,
     Written,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "StepFailed",
     "Sysctl",
     "Tmpfs",
+    "Volume",
     "WorkingDirectory",
     "Written",
     "execute",

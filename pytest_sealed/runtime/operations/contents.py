@@ -10,7 +10,7 @@ from pytest_sealed.linux import files, mounts
 from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 from pytest_sealed.runtime.user import resolve_user
 
-__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "WorkingDirectory", "Written"]
+__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "Volume", "WorkingDirectory", "Written"]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
@@ -101,13 +101,40 @@ class WorkingDirectory(Operation):
     path: str
 
     def apply(self, context: Context) -> None:
+        os.close(_made(context, "workdir", f"the working directory {self.path!r}", self.path))
+
+
+class Volume(Operation):
+    """Make a directory that the image keeps data in, where it is missing. With its content it is the container's own like all the rest.
+
+    Args:
+        apart: it stays writable where the root won't be.
+    """
+
+    __slots__ = ("apart", "path")
+    path: str
+    apart: bool
+
+    def apply(self, context: Context) -> None:
+        fd = _made(context, "image", f"the image's volume {self.path!r}", self.path)
         try:
-            os.close(context.directory(self.path))
-        except OSError as error:
-            why = _in_the_way(error) if isinstance(error, NotADirectoryError) else os.strerror(error.errno or 0)
-            if error.errno == errno.EOVERFLOW:   # its ids are mapped for the container's processes alone
-                why = "it is in a host folder, and missing there"
-            raise Refused("workdir", f"the working directory {self.path!r} can't be made: {why}") from error
+            if self.apart:
+                tree = mounts.open_tree("", dir_fd=fd)
+                mounts.move_mount(tree, fd)
+                os.close(tree)
+        finally:
+            os.close(fd)
+
+
+def _made(context: Context, kind: str, what: str, path: str) -> int:
+    """Return an O_PATH descriptor of a directory, made if it is missing."""
+    try:
+        return context.directory(path)
+    except OSError as error:
+        why = _in_the_way(error) if isinstance(error, NotADirectoryError) else os.strerror(error.errno or 0)
+        if error.errno == errno.EOVERFLOW:   # its ids are mapped for the container's processes alone
+            why = "it is in a host folder, and missing there"
+        raise Refused(kind, f"{what} can't be made: {why}") from error
 
 
 def _in_the_way(error: NotADirectoryError) -> str:
