@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -39,6 +40,9 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
             capture(upper, layer, single=tuple(payload["single"]) if payload["single"] else None, skip=skip)
             written = layer.finish()
     except OSError as error:
+        if error.errno in (None, errno.ENOENT):   # None: tarfile's, of a file that has become shorter
+            raise ImageError(f"the container's files changed while they were read: {error}",
+                             remedy="stop() it before the snapshot") from error
         raise explained(error, os.path.dirname(payload["output"])) from error
     return {"diff_id": written.diff_id, "size": written.size, "entries": written.entries}
 
