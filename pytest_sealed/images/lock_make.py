@@ -80,12 +80,16 @@ class Locker:
         layers: list[LockedLayer] = []
         packages: list[Package] = []
         wheels: list[LockedWheel] = []
-        for diff_id, facts in zip(own, self._store.inputs(name), strict=True):
-            inputs = Inputs(packages=() if "packages" in facts else None, wheels=() if "wheels" in facts else None)
-            inputs.recall(facts)
-            layers.append(LockedLayer(diff_id=diff_id, reproducible=facts["reproducible"]))
-            packages += inputs.packages or ()
-            wheels += inputs.wheels or ()
+        try:
+            for diff_id, facts in zip(own, self._store.inputs(name), strict=True):
+                inputs = Inputs(packages=() if "packages" in facts else None, wheels=() if "wheels" in facts else None)
+                inputs.recall(facts)
+                layers.append(LockedLayer(diff_id=diff_id, reproducible=bool(facts["reproducible"])))
+                packages += inputs.packages or ()
+                wheels += inputs.wheels or ()
+        except (KeyError, TypeError, ValueError) as error:   # imported from somebody's file, perhaps
+            raise ImageError(f"what the image {name!r} was made from is damaged in the store {self._store.root}",
+                             remedy=f"sealed build --fresh {name}") from error
         return LockedImage(name=name, platform=platform, manifest=image.digest, recipe=digest, base=base.name if base else "",
                            layers=tuple(layers), packages=tuple(packages), wheels=tuple(wheels))
 

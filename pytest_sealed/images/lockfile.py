@@ -21,6 +21,7 @@ __all__ = ["LOCK", "LockedImage", "LockedLayer", "LockedWheel", "Lockfile", "fin
 
 LOCK = "sealed.lock"
 _VERSION = 1
+_LARGEST = 16 << 20   # bytes; an image of 150 packages has 40,000
 _HEAD = f"""\
 # Which images this project runs on, exactly. Written by `sealed lock`: commit it, and don't edit it.
 version = {_VERSION}
@@ -171,7 +172,7 @@ def load_lock(path: Path) -> Lockfile:
     except OSError as error:
         raise ImageError(f"{path} can't be read: {error.strerror}", remedy="sealed lock") from error
     try:
-        source = Source.decode(os.path.relpath(path), data)
+        source = Source.decode(os.path.relpath(path), data, most=_LARGEST)
         top = source.parse()
         if top.values.get("version") != _VERSION:
             top.fail("version", f"version = {top.values.get('version')!r} is unknown to this version of pytest-sealed")

@@ -32,14 +32,14 @@ class Source:
     text: str
 
     @classmethod
-    def decode(cls, path: str, data: bytes) -> Source:
-        """Return the source of `data`.
+    def decode(cls, path: str, data: bytes, *, most: int = _LARGEST) -> Source:
+        """Return the source of `data`, of at most so many bytes.
 
         Raises:
             RecipeError: too large, or no UTF-8.
         """
-        if len(data) > _LARGEST:
-            raise RecipeError(f"{path}:1: a recipe of {len(data)} bytes; at most {_LARGEST} are read")
+        if len(data) > most:
+            raise RecipeError(f"{path}:1: has {len(data)} bytes; at most {most} are read")
         try:
             return cls(path, data.decode("utf-8-sig"))
         except UnicodeDecodeError as error:

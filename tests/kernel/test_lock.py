@@ -171,6 +171,18 @@ def test_an_image_whose_packages_nobody_noted_is_built_once_more(store: Store, t
     assert image.manifest == record["manifest"]
 
 
+def test_damaged_notes_of_what_an_image_was_made_from_are_told(store: Store, tmp_path: Path) -> None:
+    record = store.records.get("busybox")
+    try:
+        for inputs in ([{}], [1, 2], record["inputs"][:1], [{**record["inputs"][0], "packages": [{"name": "x"}]}, record["inputs"][1]]):
+            store.records.put("busybox", {**record, "inputs": inputs})
+            with pytest.raises(ImageError, match="what the image 'busybox' was made from is damaged in the store") as caught:
+                lock(project(tmp_path, "busybox"), store)
+            assert caught.value.remedy == "sealed build --fresh busybox"
+    finally:
+        store.records.put("busybox", record)
+
+
 def wheel(folder: Path, name: str, version: str) -> None:
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
         info = f"{name}-{version}.dist-info"
@@ -239,7 +251,9 @@ def test_an_index_is_locked_with_the_image_of_each_platform(store: Store, new_st
     assert {one.platform: (one.index, one.manifest) for one in what.images} == {
         OTHER: (digest(index), rows[0]["digest"]), here(): (digest(index), rows[1]["digest"])}
     assert differences(both, what) == {}
-    assert synced(what, new_store()).digest(reference) == rows[1]["digest"]
+    other = synced(what, new_store())
+    assert other.digest(reference) == rows[1]["digest"]
+    assert other.records.get(reference)["index"] == digest(index)
 
 
 def test_an_image_of_the_store_is_locked_as_it_is_there(store: Store, new_store: NEW, plain: Registry, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_a_security_update_is_looked_for_where_it_may_be(tmp_path: Path, answers
 def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, answers: tuple[list[tuple[int, bytes]], list[str]]) -> None:
     answers[0][:] = [(503, b""), (200, DEB[:100]), (200, DEB)]
     assert fetch(tmp_path) == DEB
+    assert answers[1] == [f"/debian/{PATH}"] * 3
 
 
 @pytest.mark.parametrize(("status", "body", "said"), [

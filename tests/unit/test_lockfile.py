@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -51,10 +52,11 @@ def test_a_wheel_is_a_requirement_of_one_file() -> None:
 @pytest.mark.parametrize(("reference", "platform", "found"), [
     ("web", "linux/amd64", RECIPE), ("web", "linux/arm64", None), ("shop:1.2", "linux/amd64", PULLED),
     ("team/shop:1.2", "linux/amd64", PULLED), ("shop", "linux/amd64", None), ("registry.example/team/shop:1.2", "linux/amd64", PULLED),
-    ("other.example/team/shop:1.2", "linux/amd64", None), ("eb", "linux/amd64", None), ("Not A Name", "linux/amd64", None),
+    ("other.example/team/shop:1.2", "linux/amd64", None), ("team.example/shop:1.2", "linux/arm64", None), ("eb", "linux/amd64", None), ("Not A Name", "linux/amd64", None),
 ])
 def test_names_are_found_as_in_the_store(tmp_path: Path, reference: str, platform: str, found: LockedImage | None) -> None:
-    assert Lockfile(tmp_path / "sealed.lock", (RECIPE, PULLED)).find(reference, platform) is found
+    mirrored = LockedImage(name="localhost:5000/team.example/shop:1.2", platform="linux/arm64", manifest=ONE)
+    assert Lockfile(tmp_path / "sealed.lock", (RECIPE, PULLED, mirrored)).find(reference, platform) is found
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
@@ -160,9 +162,13 @@ def test_a_changed_file_of_a_recipe_is_a_difference_of_all_that_continue_it(proj
 
 def test_other_bits_of_a_base_are_a_difference_unless_they_differ_each_time(project: Project) -> None:
     images = locked(project, here())
-    images[0] = LockedImage(name="below", platform=here(), manifest=TWO, recipe=images[0].recipe,
-                            layers=(LockedLayer(diff_id=TWO, reproducible=True),))
+    below = images[0]
+    images[0] = dataclasses.replace(below, manifest=TWO, layers=(LockedLayer(diff_id=TWO, reproducible=True),))
     assert list(differences(project, written(project.root, *images))) == ["above"]
+    images[0] = dataclasses.replace(below, layers=(LockedLayer(diff_id=ONE, reproducible=False),))
+    images[1] = dataclasses.replace(images[1], recipe=recipe_digest(find_recipe("above", str(project.root)), images[0]))
+    images[0] = dataclasses.replace(images[0], manifest=TWO, layers=(LockedLayer(diff_id=TWO, reproducible=False),))
+    assert differences(project, written(project.root, *images)) == {}
 
 
 def test_what_nothing_names_is_a_difference_of_the_whole_only(project: Project) -> None:
