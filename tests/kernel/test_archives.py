@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,54 @@ def test_load_prints_the_names_that_run_takes(store: Store, tmp_path: Path, sque
     assert done.stdout.decode().split() == ["made:1", "registry.example/made:stable"], done.stderr
     assert sealed(store, "run", "made:1").stdout == b"it works\n"
     assert sealed(store, "run", "made:stable").stdout == b"it works\n"
+
+
+def test_an_archive_as_docker_build_and_docker_save_write_it(store: Store, tmp_path: Path) -> None:
+    """Recorded from Docker 20.10: folders of its old layers, a link to an equal layer, and all that it writes into a config."""
+    script = '#!/bin/busybox sh\necho "$GREETING from $(busybox id -u), in $PWD; $*"; busybox ls -d /kept /gone 2> /dev/null\n'
+    program = layer({"usr/": "", "usr/bin/": "", "usr/bin/hello": script})
+    layers = [busybox(store), layer({"gone/": "", "kept/": ""}), layer({".wh.gone": ""}, mode=0), layer({"srv/": "", "srv/app/": ""}),
+              program, program]
+    step = {"Hostname": "", "Domainname": "", "User": "1234", "AttachStdin": False, "Tty": False, "OpenStdin": False, "StdinOnce": False,
+            "ExposedPorts": {"8080/tcp": {}}, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GREETING=hello there"], "Cmd": ["one", "two"],
+            "Healthcheck": {"Test": ["CMD-SHELL", "test -d /kept"], "Interval": 1000000000}, "Image": f"sha256:{'6' * 64}",
+            "Volumes": {"/data": {}}, "WorkingDir": "/srv/app", "Entrypoint": ["/usr/bin/hello"], "OnBuild": ["RUN nothing"],
+            "Labels": {"a": "b"}, "StopSignal": "SIGQUIT"}
+    made = Made(layers, step, {
+        "container": "2" * 64, "created": "2026-11-24T14:58:20.567490663Z", "docker_version": "20.10.24+dfsg1",
+        "container_config": {**step, "Cmd": ["/bin/sh", "-c", "#(nop) ", 'CMD ["one" "two"]']},
+        "history": [{"created": "2026-11-24T14:58:02.616791598Z", "created_by": "/bin/sh -c #(nop) COPY file:7 in /x "}] * 6 + [
+            {"created": "2026-11-24T14:58:02.616791598Z", "created_by": "/bin/sh -c #(nop)  USER 1234", "empty_layer": True}]})
+    ids = [f"{number}" * 64 for number in range(6)]
+    config = f"{digest(made.body).removeprefix('sha256:')}.json"
+    with tarfile.open(tmp_path / "built.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        def add(name: str, data: bytes = b"", **changes: Any) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            for key, value in changes.items():
+                setattr(entry, key, value)
+            tar.addfile(entry, io.BytesIO(data))
+        for number, one in enumerate(ids):
+            add(one, type=tarfile.DIRTYPE, mode=0o755)
+            add(f"{one}/VERSION", b"1.0")
+            add(f"{one}/json", json.dumps({"id": one, "parent": ids[number - 1], "os": "linux"}).encode())
+            if number == 5:
+                add(f"{one}/layer.tar", type=tarfile.SYMTYPE, linkname=f"../{ids[4]}/layer.tar")
+            else:
+                add(f"{one}/layer.tar", layers[number])
+        add(config, made.body)
+        add("manifest.json", json.dumps([{"Config": config, "RepoTags": ["shop/hello:1", "hello:again"],
+                                          "Layers": [f"{one}/layer.tar" for one in ids]}]).encode())
+        add("repositories", json.dumps({"shop/hello": {"1": ids[-1]}, "hello": {"again": ids[-1]}}).encode())
+    done = sealed(store, "load", tmp_path / "built.tar")
+    assert done.stdout.split() == [b"shop/hello:1", b"hello:again"], done.stderr
+    assert b"ONBUILD instructions are ignored" in done.stderr
+    user = ("--user", "0") if os.environ.get("SEALED_IDS") == "single" else ()
+    done = sealed(store, "run", *user, "hello:again", "three")
+    assert done.stdout.decode() == f"hello there from {'0' if user else '1234'}, in /srv/app; three\n/kept\n", done.stderr
+    assert sealed(store, "history", "hello:again").stdout.count(b"COPY file:7") == 6
+    save(store, ["shop/hello:1"], str(tmp_path / "saved.tar"))
+    assert json.loads(tool("skopeo", "inspect", "--config", f"docker-archive:{tmp_path}/saved.tar"))["config"]["StopSignal"] == "SIGQUIT"
 
 
 def test_a_layout_of_several_platforms_gives_this_machines(store: Store, tmp_path: Path) -> None:

@@ -192,6 +192,28 @@ def test_the_signal_to_stop_by(load: Load, box: Sandbox, signal: str, number: in
     assert (container.logs().splitlines(), container.exit_code) == (["up", str(number)], 7)
 
 
+def test_a_tree_like_those_of_rpm_distributions(load: Load, box: Sandbox) -> None:
+    """Synthetic: merged /usr by links, os-release below /usr/lib, a passwd without a last line break, with a comment and lines of NIS."""
+    load(layer({"usr/lib/": "", "usr/lib64/": "", "usr/lib/os-release": 'NAME="Fedora Linux"\nID=fedora\n', "usr/lib64/libfoo.so.1": "foo",
+                "usr/lib64/libfoo.so": "-> libfoo.so.1", "lib": "-> usr/lib", "lib64": "-> usr/lib64", "etc/": "",
+                "etc/os-release": "-> ../usr/lib/os-release", "etc/redhat-release": "-> fedora-release", "run/": "", "var/run": "-> ../run",
+                "etc/passwd": "# accounts\n\n+::::::\nroot:x:0:0:Super User:/root:/bin/sh\ndbus:x:81:81:System: bus:/:/usr/sbin/nologin:\n"
+                              "app:x:998:996::/var/lib/app:/sbin/nologin", "etc/group": "root:x:0:\n+:::\napp:x:996:\nwheel:x:10:app"}),
+         layer({"usr/lib64/libfoo.so.2": "foo two", "usr/lib64/.wh.libfoo.so.1": "", "usr/lib64/libfoo.so": "-> libfoo.so.2"}),
+         WorkingDir="/var/run/app")
+    assert said(box, "/bin/sh", "-c", ". /etc/os-release; echo $ID; cat /lib64/libfoo.so; ls /lib64; pwd -P; ls -d /run/app") == [
+        "fedora", "foo twolibfoo.so", "libfoo.so.2", "/run/app", "/run/app"]
+
+
+@pytest.mark.usefixtures("several_ids")
+def test_accounts_in_unusual_lines(load: Load, box: Sandbox) -> None:
+    load(layer({"etc/passwd": "# accounts\n\n+::::::\nshort:x\nbad:x:-1:x::\nroot:x:0:0:Super User:/root:/bin/sh\n"
+                              "app:x:998:996::/var/lib/app:/sbin/nologin",
+                "etc/group": "root:x:0:\n+:::\napp:x:996:\nwheel:x:10:app"}), User="app")
+    script = 'exec 2> /dev/null; echo "$(id -u):$(id -g) $(id -G) $HOME"'   # busybox complains about the lines
+    assert said(box, "sh", "-c", script) == ["998:996 996 10 /var/lib/app"]
+
+
 def test_what_builds_on_top_would_do_is_ignored_with_a_note(store: Store, load: Load, tmp_path: Path) -> None:
     load(layer(FILES), OnBuild=["RUN touch /never"], Cmd=["sh", "-c", "ls /never 2>&1 || true"])
     done = subprocess.run([sys.executable, "-m", "pytest_sealed.cli", "load", str(tmp_path / "made.tar")], capture_output=True, text=True,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -358,3 +361,89 @@ def test_threads_end_with_the_pull(store: Store, plain: Registry, archive: str) 
     before = threading.active_count()
     pull(store, f"{plain.host}/team/threads:1")
     assert threading.active_count() == before
+
+
+# what a terminal shows
+
+
+def in_a_terminal(store: Store, *argv: str) -> tuple[int, str, str]:
+    """Run a command whose errors go to a terminal; return its status, its output, and all that the terminal was sent."""
+    ours, theirs = os.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):   # EIO: the other side is closed
+            while data := os.read(ours, 65536):
+                shown.extend(data)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        done = subprocess.run([sys.executable, "-m", "pytest_sealed.cli", *argv], stdout=subprocess.PIPE, stderr=theirs, text=True,
+                              check=False, env={**os.environ, "SEALED_STORE": str(store.root), "COLUMNS": "120"})
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    return done.returncode, done.stdout, shown.decode()
+
+
+def lines_of(shown: str) -> list[str]:
+    """What stays on the screen."""
+    return [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in shown.split("\n")]
+
+
+def test_a_terminal_shows_a_bar_while_bytes_come_and_go_and_a_line_in_the_end(store: Store, new_store: Callable[[], Store], plain: Registry,
+                                                                              archive: str) -> None:
+    plain.copy(archive, "team/bar:1", "--dest-compress-level", "9", "--dest-compress-format", "gzip")
+    status, out, shown = in_a_terminal(new_store(), "pull", f"{plain.host}/team/bar:1")
+    assert (status, out) == (0, f"{plain.host}/team/bar:1\n")
+    assert re.search(rf"team/bar:1: fetching \d layers.* \[{'█' * 24}\] (\d+)/\1 ", shown), shown
+    assert re.fullmatch(rf"{re.escape(plain.host)}/team/bar:1: pulled, \d+ MB in [\d.]+ s", lines_of(shown)[0])
+    assert lines_of(shown)[1:] == [""]
+    built, out, shown = in_a_terminal(store, "push", "busybox", f"{plain.host}/team/pushed:1")
+    assert (built, out) == (0, f"{plain.digest('team/pushed:1')}\n")
+    assert re.search(rf" \[{'█' * 24}\] (\d+)/\1 ", shown), shown
+    assert re.search(r"team/pushed:1: pushed, \d+ MB in [\d.]+ s", lines_of(shown)[0]), shown
+    assert lines_of(shown)[1:] == [""]
+    status, out, shown = in_a_terminal(store, "pull", f"{plain.host}/team/nothing:1")
+    assert (status, out) == (1, "")
+    assert lines_of(shown)[0].startswith("sealed: the manifest 1 of"), shown
+
+
+def test_a_helper_keeps_what_login_is_given_and_pulls_and_pushes_use_it(new_store: Callable[[], Store], archive: str, home: Path,
+                                                                        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store()
+    kept, program = tmp_path / "kept", tmp_path / "bin/docker-credential-tests"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncase $1 in\nstore) cat > {kept};;\nerase) rm {kept};;\n"
+                       f"get) cat {kept} 2> /dev/null || {{ echo credentials not found; exit 1; }};;\nesac\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (home / ".docker").mkdir(parents=True)
+    (home / ".docker/config.json").write_text('{"credsStore": "tests"}')
+    with registry(tmp_path / "registry", htpasswd=True) as there:
+        wanted = there.copy(archive, "secret/web:1", secret=OF_USER)
+        with pytest.raises(Denied, match="none were found in"):
+            pull(store, f"{there.host}/secret/web:1")
+        done = sealed(store, "login", "-u", USER, "--password-stdin", there.host, data=f"{PASSWORD}\n")
+        assert done.stdout == f"{there.host}: logged in as {USER}; kept in docker-credential-tests\n", done.stderr
+        assert json.loads(kept.read_text()) == {"ServerURL": there.host, "Username": USER, "Secret": PASSWORD}
+        assert (home / ".docker/config.json").read_text() == '{"credsStore": "tests"}'
+        assert pull(store, f"{there.host}/secret/web:1").digest == wanted
+        assert push(store, f"{there.host}/secret/web:1", f"{there.host}/secret/web:2") == wanted
+        assert sealed(store, "logout", there.host).stdout == f"{there.host}: removed from docker-credential-tests\n"
+        assert not kept.exists()
+
+
+def test_what_podman_keeps_for_a_part_of_a_registry_is_used_there(store: Store, archive: str, home: Path, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    with registry(tmp_path / "registry", htpasswd=True) as there:
+        wanted = there.copy(archive, "secret/web:1", secret=OF_USER)
+        there.copy(archive, "other/web:1", secret=OF_USER)
+        path = tmp_path / "run/containers/auth.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"auths": {f"{there.host}/secret": {"auth": base64.b64encode(OF_USER.encode()).decode()}}}))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+        assert pull(store, f"{there.host}/secret/web:1").digest == wanted
+        with pytest.raises(Denied, match="none were found in"):
+            pull(store, f"{there.host}/other/web:1")
