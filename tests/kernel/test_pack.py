@@ -218,6 +218,19 @@ def test_an_image_that_came_compressed_keeps_its_digest_in_a_wheel(store: Store,
         assert points.endswith("registry.example/team/web:1.2 = sealed_image_team_web\n")
 
 
+def test_a_blob_of_a_wheel_is_checked_even_where_it_unpacks_to_the_same(
+        store: Store, new_store: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made([layer({"x": "y"})])
+    [web] = Loader(store, name="web:1").load(str(layout(tmp_path / "in", (made, {}))))
+    monkeypatch.syspath_prepend(str(install(pack_wheel(store, web.reference, tmp_path), tmp_path / "site")))
+    [path] = [path for path in (tmp_path / "site/sealed_image_web/oci/blobs/sha256").iterdir() if path.read_bytes().startswith(b"\x1f\x8b")]
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1   # of the time in gzip's header
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="the wheel sealed-image-web 1 is damaged: a layer has the digest"):
+        new_store().get("web:1")
+
+
 class Notes(Progress):
     def __init__(self) -> None:
         self.notes: list[str] = []
