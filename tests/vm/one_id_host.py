@@ -16,7 +16,7 @@ EFFECT = ("containers run in single-id mode: the one user in each is this accoun
 LACKING = "tester has no range in /etc/subuid and /etc/subgid"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")   # a session takes long to start where the processor is emulated
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox() as sandbox:
         yield sandbox
