@@ -40,8 +40,9 @@ def sandbox() -> Iterator[Sandbox]:
     ({"pids": 10}, "pids=10"),
 ])
 def test_a_limit_is_refused_with_the_remedy(sandbox: Sandbox, limits: ContainerChanges, what: str) -> None:
+    options: ContainerChanges = {**limits, "name": "web"}
     with pytest.raises(LimitUnavailable) as caught:
-        sandbox.run("busybox", ["true"], name="web", **limits)
+        sandbox.run("busybox", ["true"], **options)
     assert caught.value.message == f"container 'web' (busybox) did not start: {what} can't be enforced: {REASON}"
     assert caught.value.remedy == REMEDY
 
