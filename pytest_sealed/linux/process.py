@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 
 from pytest_sealed.linux.libc import check, libc, syscall
 
@@ -167,11 +168,11 @@ def sethostname(name: str) -> None:
 
 
 def reset_reserved_signals() -> None:
-    """Give the signals that glibc keeps for itself (32 and 33) their default action again. See sigaction(2).
+    """Give the signals that the C library keeps for itself (32 and 33; musl's 34, too) their default action again. See sigaction(2).
 
-    glibc's posix_spawn(3) leaves them ignored in the child, so they are under `make`, and programs inherit that; neither
-    sigaction(3) nor Python can change it.
+    glibc's posix_spawn(3) leaves them ignored in the child, so they are under `make`, and programs inherit that; musl ignores 34 after
+    it has changed ids in a process with threads. Neither sigaction(3) nor Python can change it.
     """
     action = ctypes.create_string_buffer(32)   # struct kernel_sigaction: handler SIG_DFL, no flags, no restorer, empty mask
-    for number in (32, 33):
+    for number in set(range(1, 65)) - signal.valid_signals():
         syscall("rt_sigaction", number, action, None, 8)
