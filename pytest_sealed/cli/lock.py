@@ -97,7 +97,9 @@ def _collected() -> dict[str, Any]:
         SealedError: it can't collect; with what it printed.
     """
     with tempfile.NamedTemporaryFile("r", prefix="sealed-lock-") as file:
-        result = subprocess.run([sys.executable, "-m", "pytest_sealed.plugin.project", file.name], stdin=subprocess.DEVNULL,
+        argv = ["--collect-only", "-q", "-p", "no:cacheprovider",
+                "-p", "pytest_sealed.plugin.project", f"--sealed-project-file={file.name}"]
+        result = subprocess.run([sys.executable, "-m", "pytest", *argv], stdin=subprocess.DEVNULL,
                                 capture_output=True, text=True, errors="replace", check=False)
         text = file.read()
     if result.returncode not in (0, _NOTHING) or not text:

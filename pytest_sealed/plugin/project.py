@@ -1,13 +1,13 @@
-"""Tells `sealed lock`, in a process of its own, what pytest knows of a project: `python -m pytest_sealed.plugin.project FILE [ARGUMENT…]`.
+"""A plugin for `sealed lock`, which runs `pytest --collect-only` with it: it writes down what pytest knows of a project.
 
 The file gets a JSON object: root (the folder of the configuration), images (references, and who names each), unseen (fixtures),
-platforms. The arguments are pytest's; it collects and runs nothing.
+platforms.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,31 +15,19 @@ import pytest
 from pytest_sealed.plugin import options
 from pytest_sealed.plugin.foreseen import Foreseen
 
-__all__ = ["main"]
+__all__: list[str] = []
 
 
-class _Collected:
-    """A plugin that writes down what was collected."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        found = Foreseen(session.items)
-        self._path.write_text(json.dumps({
-            "root": str(session.config.rootpath),
-            "images": {**dict.fromkeys(options.images(session.config), "sealed_images"), **found.images},
-            "unseen": found.unseen,
-            "platforms": options.platforms(session.config),
-        }))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sealed-project-file", required=True, help=argparse.SUPPRESS)
 
 
-def main(argv: list[str]) -> int:
-    """Collect; return pytest's exit status."""
-    path, *arguments = argv
-    return int(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *arguments], plugins=[_Collected(path)]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config, found = session.config, Foreseen(session.items)
+    Path(config.getoption("sealed_project_file")).write_text(json.dumps({
+        "root": str(config.rootpath),
+        "images": {**dict.fromkeys(options.images(config), "sealed_images"), **found.images},
+        "unseen": found.unseen,
+        "platforms": options.platforms(config),
+    }))

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import Made, architecture, digest, layer, packed
@@ -173,8 +174,10 @@ def test_an_image_whose_packages_nobody_noted_is_built_once_more(store: Store, t
 
 def test_damaged_notes_of_what_an_image_was_made_from_are_told(store: Store, tmp_path: Path) -> None:
     record = store.records.get("busybox")
+    damaged: list[list[Any]] = [[{}], [1, 2], record["inputs"][:1],
+                                [{**record["inputs"][0], "packages": [{"name": "x"}]}, record["inputs"][1]]]
     try:
-        for inputs in ([{}], [1, 2], record["inputs"][:1], [{**record["inputs"][0], "packages": [{"name": "x"}]}, record["inputs"][1]]):
+        for inputs in damaged:
             store.records.put("busybox", {**record, "inputs": inputs})
             with pytest.raises(ImageError, match="what the image 'busybox' was made from is damaged in the store") as caught:
                 lock(project(tmp_path, "busybox"), store)

@@ -21,6 +21,7 @@ box = container_fixture(image("busybox", command=["sleep", "100"], wait=None))
 def test_one(box): Path("ran").touch()
 def test_two(): Path("ran").touch()
 """
+COLLECT = ("--collect-only", "-p", "pytest_sealed.plugin.project", "--sealed-project-file=out")   # as `sealed lock` does
 PARALLEL = pytest.mark.parametrize("parallel", [(), ("-n2",)], ids=["alone", "xdist"])
 
 
@@ -171,9 +172,9 @@ def test_only_looking_at_tests_is_never_refused(pytester: pytest.Pytester) -> No
 
 def test_what_a_lock_is_made_of_is_told_without_running_a_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(NAMED)
-    pytester.makeini("[pytest]\nsealed_images = by/hand:1\nsealed_platforms = arm64\naddopts = -n2 --sealed-frozen")
-    assert pytester.runpython_c(
-        "import sys; from pytest_sealed.plugin.project import main; sys.exit(main(['out']))").ret == 0
+    pytester.makeini("[pytest]\nsealed_images = by/hand:1\nsealed_platforms = arm64\naddopts = -n2 --sealed-frozen\n"
+                     "filterwarnings = error")
+    assert pytester.runpytest_subprocess(*COLLECT).ret == 0
     assert json.loads((pytester.path / "out").read_text()) == {
         "root": str(pytester.path), "unseen": ["later", "broken"], "platforms": ["linux/arm64"],
         "images": {"by/hand:1": "sealed_images", "constant:1": "fixture constant", "function:1": "fixture function",
@@ -183,6 +184,6 @@ def test_what_a_lock_is_made_of_is_told_without_running_a_test(pytester: pytest.
 def test_a_platform_that_is_none_is_an_error(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
     pytester.makeini("[pytest]\nsealed_platforms = linux/amd64, a/b/c/d")
-    result = pytester.runpython_c(f"import sys; from pytest_sealed.plugin.project import main; sys.exit(main(['{pytester.path}/out']))")
+    result = pytester.runpytest_subprocess(*COLLECT)
     assert result.ret == 4
     assert "sealed_platforms: 'a/b/c/d' is no platform" in result.stderr.str() + result.stdout.str()

@@ -52,7 +52,8 @@ def test_a_wheel_is_a_requirement_of_one_file() -> None:
 @pytest.mark.parametrize(("reference", "platform", "found"), [
     ("web", "linux/amd64", RECIPE), ("web", "linux/arm64", None), ("shop:1.2", "linux/amd64", PULLED),
     ("team/shop:1.2", "linux/amd64", PULLED), ("shop", "linux/amd64", None), ("registry.example/team/shop:1.2", "linux/amd64", PULLED),
-    ("other.example/team/shop:1.2", "linux/amd64", None), ("team.example/shop:1.2", "linux/arm64", None), ("eb", "linux/amd64", None), ("Not A Name", "linux/amd64", None),
+    ("other.example/team/shop:1.2", "linux/amd64", None),
+    ("team.example/shop:1.2", "linux/arm64", None), ("eb", "linux/amd64", None), ("Not A Name", "linux/amd64", None),
 ])
 def test_names_are_found_as_in_the_store(tmp_path: Path, reference: str, platform: str, found: LockedImage | None) -> None:
     mirrored = LockedImage(name="localhost:5000/team.example/shop:1.2", platform="linux/arm64", manifest=ONE)
