@@ -31,6 +31,7 @@ def tar_of(*entries: tuple[tarfile.TarInfo, io.BytesIO]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for info, content in entries:
+            content.seek(0)   # a test may run several times
             tar.addfile(info, content)
     return buffer.getvalue()
 
