@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from told import finding, shell_block
 
-from pytest_sealed import ContainerFailed, Sandbox
+from pytest_sealed import Sandbox, SpecError
 
 EFFECT = ("containers run in single-id mode: the one user in each is this account on the host, and changes to another user "
           "only seem to succeed")
@@ -31,9 +31,12 @@ def test_a_container_has_the_accounts_own_id(sandbox: Sandbox) -> None:
 
 def test_another_user_is_refused(sandbox: Sandbox) -> None:
     container = sandbox.run("busybox", ["sleep", "1000000"], name="web")
-    with pytest.raises(ContainerFailed) as caught:
+    with pytest.raises(SpecError) as caught:
         container.exec(["true"], user="nobody")
-    assert "in single-id mode a container has the ids of its own user only, and not 65534:65534" in caught.value.message
+    assert caught.value.message == ("exec in container 'web': in single-id mode a container has the ids of its own user only, "
+                                    "and not 65534:65534")
+    assert caught.value.remedy == ("start the container with that user=, or give this account a range of ids: "
+                                   "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER")
 
 
 def test_the_doctor_names_a_range_that_is_free() -> None:
