@@ -162,17 +162,29 @@ def test_a_named_snapshot_stays_and_others_go_with_the_sandbox(kept: str) -> Non
         assert re.search(rf"{kept}:latest .* snapshot of container busybox of busybox\n", done.stdout)
 
 
-def test_the_layers_of_unnamed_snapshots_go_with_the_sandbox_unless_another_uses_them(sandbox: Sandbox) -> None:
-    with Sandbox(parent=sandbox) as inner:
-        name = stopped(inner, "echo some other data > /data").snapshot()
-        own = inner.store.get(name).layers[-1]
-        user = sandbox.run(name, ["sleep", "1000"])
-    assert user.read_text("/data") == "some other data\n"
-    assert own.is_dir()
-    with Sandbox(parent=sandbox) as inner:
-        own = inner.store.get(stopped(inner, "echo yet other data > /data").snapshot()).layers[-1]
+def test_the_layers_of_unnamed_snapshots_go_with_the_sandbox_unless_another_uses_them(busybox: Store) -> None:
+    with Sandbox(store=busybox) as outer:   # a store where nobody builds: else they go later
+        with Sandbox(parent=outer) as inner:
+            name = stopped(inner, "echo some other data > /data").snapshot()
+            own = busybox.get(name).layers[-1]
+            user = outer.run(name, ["sleep", "1000"])
+        assert user.read_text("/data") == "some other data\n"
         assert own.is_dir()
+        with Sandbox(parent=outer) as inner:
+            another = busybox.get(stopped(inner, "echo yet other data > /data").snapshot()).layers[-1]
+            with busybox.building():
+                inner.close()
+        assert another.is_dir()
+        assert busybox.names() == ["busybox", name]
+        prune(busybox)
+        assert own.is_dir()
+        assert not another.exists()
+        with Sandbox(parent=outer) as inner:
+            another = busybox.get(stopped(inner, "echo yet other data > /data").snapshot()).layers[-1]
+        assert not another.exists()
+    prune(busybox)
     assert not own.exists()
+    assert busybox.names() == ["busybox"]
 
 
 def test_what_a_killed_session_has_left_goes_with_the_next_sweep(sandbox: Sandbox) -> None:
