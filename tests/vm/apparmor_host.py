@@ -22,7 +22,7 @@ START = """
 from pytest_sealed import Sandbox, SealedError
 with Sandbox() as sandbox:
     try:
-        print(sandbox.run("busybox", ["true"], memory="64M", network="none").wait())
+        print(sandbox.run("busybox", ["true"], memory="64M", network=None).wait())
     except SealedError as error:
         print(error.message, error.remedy, sep="\\n")
 """

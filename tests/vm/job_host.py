@@ -57,7 +57,7 @@ def run(name: str, project: Path, **environment: str) -> str:
 
 def test_before_the_steps_limits_are_refused_with_the_one_that_helps() -> None:
     with Sandbox() as sandbox, pytest.raises(LimitUnavailable) as caught:
-        sandbox.run("busybox", ["true"], memory="64M", network="none")
+        sandbox.run("busybox", ["true"], memory="64M", network=None)
     assert caught.value.message == f"container 'busybox' (busybox) did not start: memory=67108864 can't be enforced: {REASON}"
     assert caught.value.remedy == ("sudo loginctl enable-linger $USER, and run the tests again: systemd gives this session a cgroup then. "
                                    "`sealed doctor` says more")
@@ -71,7 +71,7 @@ def test_the_first_step_gives_the_job_what_containers_need(project: Path) -> Non
     run("What containers need", project)
     with Sandbox() as sandbox:
         assert sandbox.session.scoped
-        assert sandbox.run("busybox", ["true"], memory="64M", network="none").wait() == 0
+        assert sandbox.run("busybox", ["true"], memory="64M", network=None).wait() == 0
 
 
 def test_the_other_steps_follow_and_the_suite_is_green(project: Path) -> None:

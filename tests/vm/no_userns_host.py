@@ -69,4 +69,4 @@ def test_a_suite_fails_once_with_the_remedy_and_what_needs_no_container_passes(o
 def test_with_the_documented_command_containers_run(off: Setting) -> None:
     subprocess.run(["sh", "-euc", shell_block(PAGE, off.name)], check=True, stdin=subprocess.DEVNULL)
     with Sandbox() as sandbox:
-        assert sandbox.run("busybox", ["true"], memory="64M", network="none").wait() == 0
+        assert sandbox.run("busybox", ["true"], memory="64M", network=None).wait() == 0

@@ -34,7 +34,7 @@ def test_the_cgroup_of_a_login_is_not_its_to_divide() -> None:
 def test_a_session_is_in_a_scope_of_its_own_and_pytest_stays_where_it_was() -> None:
     before = own_cgroup()
     with Sandbox() as sandbox:
-        container = sandbox.run("busybox", ["sleep", "1000000"], memory="64M", cpus=0.5, pids=20, network="none")
+        container = sandbox.run("busybox", ["sleep", "1000000"], memory="64M", cpus=0.5, pids=20, network=None)
         [scope] = scopes()
         cgroup = Path(f"/sys/fs/cgroup{USER}/user@1000.service/app.slice/{scope}")
         assert set(sandbox.session.hierarchy.bases.values()) == {str(cgroup)}
