@@ -1,7 +1,7 @@
 """Collects the tests that run in guests as tests of this run, and passes on what the guests say of them.
 
 A file below `cells` is a machine. Which tests there are is asked from pytest on the host, so that -k, ids and --collect-only work as ever;
-a machine is told to run those that are left. Two run at once. See docs/decisions/0062-guests-report-as-workers-do.md.
+a machine is told to run those that are left. Two run at once. See docs/decisions/0064-guests-report-as-workers-do.md.
 """
 
 from __future__ import annotations
