@@ -75,10 +75,9 @@ def _apply(path: str, lowers: list[str], rows: list[tuple[str, str]], shift: int
     os.lseek(archive, 0, os.SEEK_SET)
     fds = [os.open(one, os.O_RDONLY | os.O_DIRECTORY) for one in (path, *lowers)]
     try:
-        tree = Tree(fds[0], fds[1:], shift)
-        for entry in read_archive(archive, highest_id=1000):
-            tree.add(entry)
-        tree.close()
+        with Tree(fds[0], fds[1:], shift) as tree:
+            for entry in read_archive(archive, highest_id=1000):
+                tree.add(entry)
     finally:
         for fd in (archive, *fds):
             os.close(fd)

@@ -43,13 +43,11 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
     lowers = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in payload["lowers"]]
     root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        tree = Tree(root, lowers, None if single else 1)
         highest = 65535 if single else ids["count"] - 1
-        with SplitWriter(payload["split"]) as split:
+        with SplitWriter(payload["split"]) as split, Tree(root, lowers, None if single else 1) as tree:
             for entry in read_archive(payload["fds"][0], highest_id=highest, diff_id=payload["diff_id"], caps=caps, split=split,
                                       whole=whole):
                 tree.add(entry)
-        tree.close()
         if not tree.replaced <= whole:
             with open(payload["replaced"], "wb") as file:
                 file.writelines(os.fsencode(path) + b"\0" for path in tree.replaced)

@@ -133,11 +133,10 @@ def _user(merged: str, user: str) -> tuple[int, int]:
 
 def _put_files(merged: str, fd: int, ids: IdMap) -> None:
     root = os.open(merged, os.O_RDONLY | os.O_DIRECTORY)
-    tree = Tree(root, [], None if ids.single else 1)
-    for entry in read_archive(fd, highest_id=65535 if ids.single else ids.count - 1):
-        if entry.path:
-            tree.add(entry)
-    tree.close()
+    with Tree(root, [], None if ids.single else 1) as tree:
+        for entry in read_archive(fd, highest_id=65535 if ids.single else ids.count - 1):
+            if entry.path:
+                tree.add(entry)
     os.close(root)
 
 

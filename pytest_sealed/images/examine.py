@@ -74,14 +74,13 @@ def _unpack_again(payload: dict[str, Any], target: str, shift: int | None, highe
         os.fchown(root, shift, shift)
     lowers = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in payload["lowers"]]
     try:
-        tree = Tree(root, lowers, shift, contents=False)
-        try:
-            for entry in read_archive(ours, highest_id=highest, diff_id=payload["diff_id"]):
-                tree.add(entry)
-        except ImageError as error:
-            if not (found or failed):   # else its digest can only be wrong
-                found.append(("", error.message))
-        tree.close()
+        with Tree(root, lowers, shift, contents=False) as tree:
+            try:
+                for entry in read_archive(ours, highest_id=highest, diff_id=payload["diff_id"]):
+                    tree.add(entry)
+            except ImageError as error:
+                if not (found or failed):   # else its digest can only be wrong
+                    found.append(("", error.message))
     finally:
         os.close(ours)
         writer.join()

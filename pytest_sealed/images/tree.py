@@ -27,7 +27,7 @@ _SAFE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
 class Tree:
-    """A layer being filled.
+    """A layer being filled. A context manager: the layer is whole once that has been left without an error.
 
     Args:
         root: fd of the layer's folder.
@@ -46,12 +46,21 @@ class Tree:
         """Paths of files whose place a later entry has taken: their content is nowhere now."""
         self._implicit_root = True
 
-    def close(self) -> None:
-        """Set the folders' times, which filling them has changed, and close."""
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._forget()
+
+    def _finish(self) -> None:
+        """Hide what the layer removes, and set the folders' times, which filling them has changed."""
         self._hide_all()
         if self._implicit_root and self._lowers:
             self._attributes(self._root, os.fstat(self._lowers[0]))
-        self._forget()
         for path, mtime in reversed(self._mtimes.items()):
             try:
                 fd = openat2(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY, resolve=_SAFE)

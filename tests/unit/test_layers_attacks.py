@@ -84,10 +84,9 @@ class Room:
         archive.write_bytes(data)
         fds = [os.open(path, os.O_RDONLY) for path in (archive, target, *self.lowers)]
         try:
-            tree = Tree(fds[1], fds[2:], None)
-            for one in read_archive(fds[0], highest_id=65535, **options):  # type: ignore[arg-type]
-                tree.add(one)
-            tree.close()
+            with Tree(fds[1], fds[2:], None) as tree:
+                for one in read_archive(fds[0], highest_id=65535, **options):  # type: ignore[arg-type]
+                    tree.add(one)
         finally:
             for fd in fds:
                 os.close(fd)

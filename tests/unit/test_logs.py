@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,20 @@ STDOUT, STDERR = 0, 1
 SMALLEST = SEGMENT.size + RECORD.size + 64 * 1024      # a segment holds at least the largest record
 
 
+_OPENED: list[Spool] = []
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "log"
+def path(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "log"
+    while _OPENED:
+        _OPENED.pop().close()
+
+
+def opened(path: Path, *options: int) -> Spool:
+    """Return a spool that is closed at the test's end, at the latest."""
+    _OPENED.append(Spool(str(path), *options))
+    return _OPENED[-1]
 
 
 def texts(records: Sequence[logs.Record]) -> list[bytes]:
@@ -33,7 +44,7 @@ def texts(records: Sequence[logs.Record]) -> list[bytes]:
 
 
 def test_records_come_back_in_order_with_stream_and_time(path: Path) -> None:
-    log = Spool(str(path))
+    log = opened(path)
     log.write(STDOUT, b"one\n")
     log.write(STDERR, b"two")
     log.write(STDOUT, b"\0\xff")
@@ -46,12 +57,12 @@ def test_records_come_back_in_order_with_stream_and_time(path: Path) -> None:
 def test_a_log_that_is_not_there_yet_is_empty(path: Path) -> None:
     assert logs.read(path) == []
     assert logs.position(path) == 0
-    Spool(str(path)).close()
+    opened(path).close()
     assert logs.read(path) == []
 
 
 def test_a_position_gives_what_follows_it(path: Path) -> None:
-    log = Spool(str(path))
+    log = opened(path)
     log.write(STDOUT, b"before")
     seen = logs.position(path)
     assert logs.read(path, since=seen) == []
@@ -61,7 +72,7 @@ def test_a_position_gives_what_follows_it(path: Path) -> None:
 
 
 def test_a_position_survives_rotation(path: Path) -> None:
-    log = Spool(str(path), SMALLEST)
+    log = opened(path, SMALLEST)
     expected = []
     for number in range(40):
         data = b"%d" % number * 1000
@@ -77,7 +88,7 @@ def test_a_position_survives_rotation(path: Path) -> None:
 
 
 def test_two_segments_bound_the_file_and_the_newest_output_is_kept(path: Path) -> None:
-    log = Spool(str(path), SMALLEST)
+    log = opened(path, SMALLEST)
     for number in range(5000):
         log.write(STDOUT, b"%06d" % number * 50)
     assert path.stat().st_size <= SMALLEST
@@ -90,7 +101,7 @@ def test_two_segments_bound_the_file_and_the_newest_output_is_kept(path: Path) -
 
 
 def test_a_record_that_is_being_written_is_left_for_the_next_read(path: Path) -> None:
-    log = Spool(str(path))
+    log = opened(path)
     log.write(STDOUT, b"whole")
     whole = path.read_bytes()
     log.write(STDOUT, b"a second one")
@@ -110,7 +121,7 @@ def test_what_is_no_log_is_refused(path: Path) -> None:
 
 
 def test_output_that_looks_like_a_record_is_only_output(path: Path) -> None:
-    log = Spool(str(path))
+    log = opened(path)
     log.write(STDOUT, b"a")
     raw = path.read_bytes()[SEGMENT.size:]
     log.write(STDOUT, raw * 3)
@@ -121,11 +132,11 @@ def test_output_that_looks_like_a_record_is_only_output(path: Path) -> None:
 
 
 def test_a_log_is_continued_by_a_new_writer(path: Path) -> None:
-    log = Spool(str(path))
+    log = opened(path)
     log.write(STDOUT, b"one")
     log.close()
     seen = logs.position(path)
-    again = Spool(str(path))
+    again = opened(path)
     again.write(STDOUT, b"two")
     assert texts(logs.read(path)) == [b"one", b"two"]
     assert texts(logs.read(path, since=seen)) == [b"two"]
@@ -137,7 +148,7 @@ def test_readers_during_rotation_see_no_gap_and_nothing_twice(path: Path) -> Non
     done = threading.Event()
 
     def write() -> None:
-        log = Spool(str(path), SMALLEST)
+        log = opened(path, SMALLEST)
         for number in range(last + 1):
             log.write(STDOUT, b"%08d" % number * 16)
         done.set()
@@ -169,7 +180,7 @@ def test_readers_during_rotation_see_no_gap_and_nothing_twice(path: Path) -> Non
 
 
 def test_a_reader_between_the_two_renames_of_a_rotation_sees_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Spool(str(path), SMALLEST)
+    log = opened(path, SMALLEST)
     log.write(STDOUT, b"older")
     log.write(STDOUT, b"x" * (64 * 1024 - 40))
     log.write(STDOUT, b"newer")
@@ -216,7 +227,7 @@ class Disk:
 def test_a_full_disk_loses_records_whole_and_says_how_much(path: Path, monkeypatch: pytest.MonkeyPatch, space: int) -> None:
     disk = Disk()
     monkeypatch.setattr(spool, "os", disk)
-    log = Spool(str(path))
+    log = opened(path)
     log.write(STDOUT, b"before")
     disk.space = space
     log.write(STDOUT, b"lost" * 10)
@@ -233,7 +244,7 @@ def test_a_full_disk_loses_records_whole_and_says_how_much(path: Path, monkeypat
 def test_a_disk_too_full_for_a_new_segment_keeps_the_old_ones(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk()
     monkeypatch.setattr(spool, "os", disk)
-    log = Spool(str(path), SMALLEST)
+    log = opened(path, SMALLEST)
     log.write(STDOUT, b"x" * 60_000)
     disk.space = SEGMENT.size - 1
     log.write(STDOUT, b"y" * 60_000)
@@ -245,7 +256,7 @@ def test_a_disk_too_full_for_a_new_segment_keeps_the_old_ones(path: Path, monkey
 
 
 def test_lines_are_put_together_by_stream(path: Path) -> None:
-    log = Spool(str(path))
+    log = opened(path)
     for stream, data in ((STDOUT, b"he"), (STDERR, b"err 1\nerr "), (STDOUT, b"llo\n\nwor"), (STDERR, b"2\n"), (STDOUT, b"ld")):
         log.write(stream, data)
     records = logs.read(path)
@@ -258,7 +269,7 @@ def test_lines_are_put_together_by_stream(path: Path) -> None:
 
 
 def test_text_shows_bytes_that_are_no_utf8_as_replacements(path: Path) -> None:
-    Spool(str(path)).write(STDOUT, "grüße\n".encode() + b"\xff")
+    opened(path).write(STDOUT, "grüße\n".encode() + b"\xff")
     assert logs.read(path)[0].text == "grüße\n\N{REPLACEMENT CHARACTER}"
 
 
