@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, final, overload
 
 from pytest_sealed.container import Container, image
 from pytest_sealed.errors import NetworkError, SealedError, SpecError, nearest, no_linux
+from pytest_sealed.images.installed import installed_wheels
 from pytest_sealed.images.snapshot import Snapshots
 from pytest_sealed.images.store import Store
 from pytest_sealed.network import DEFAULT, Network, names_of
@@ -81,6 +82,7 @@ class _Shared:
         def start() -> None:
             with contextlib.suppress(SealedError):   # the first use raises it again, in the test that needs it
                 self.session  # noqa: B018
+                installed_wheels()   # which the first image is asked for
         self._warming = threading.Thread(target=start, name="sealed-warm", daemon=True)
         self._warming.start()
 

@@ -14,10 +14,16 @@ _WIDTH = 24   # columns of the bar itself
 
 
 class Lines(Progress):
-    """A line for each image, stage and note: for logs."""
+    """A line for each image, stage and note: for logs. A context manager: what it shows for now is gone at the end."""
 
     def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
         self._out, self._quiet, self._name = out, quiet, ""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
     def begin(self, name: str) -> None:
         self._name = name

@@ -9,8 +9,7 @@ from typing import Any
 
 from pytest_sealed.cli.text import printable
 from pytest_sealed.images.store import Image, Store
-from pytest_sealed.images.streams import reading
-from pytest_sealed.runtime.launch import run_inside
+from pytest_sealed.images.streams import rows_of
 
 __all__ = ["add_parser", "run"]
 
@@ -53,5 +52,4 @@ def _files(store: Store, first: Image, second: Image) -> list[tuple[str, str, li
     stacks = [[str(path) for path in reversed(image.layers)] for image in (first, second)]
     with store.lease(first), store.lease(second), store.folders.workspace() as work:
         payload = {"images": stacks, "work": str(work)}
-        data = b"".join(reading(lambda fd: run_inside("pytest_sealed.images.merged", payload, fds=[fd], ids=store.folders.ids)))
-    return [tuple(json.loads(line)) for line in data.splitlines()]
+        return [tuple(row) for row in rows_of("pytest_sealed.images.merged", payload, store.folders.ids)]

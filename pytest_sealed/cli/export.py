@@ -30,11 +30,8 @@ def run(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(args.images)) or store.names()
     if not names:
         raise SpecError(f"the store {store.root} has no images", remedy="sealed build --all, or sealed pull REF")
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         done = export_images(store, names, args.file, progress)
-    finally:
-        progress.clear()
     if not args.quiet:
         print(f"{args.file}: {done.images} image{'s' * (done.images > 1)}, {done.size / 1e6:.0f} MB, {done.written / 1e6:.0f} MB written")
     return 0

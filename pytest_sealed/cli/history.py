@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _rows(store: Store, reference: str) -> list[dict[str, Any]]:
     config = json.loads(store.documents(reference)[2])
-    chain = Chain(tuple(config["rootfs"]["diff_ids"]))
+    chain = Chain.of(config)
     told = config.get("history")
     history = [row if isinstance(row, dict) else {} for row in told] if isinstance(told, list) else []
     if sum(not row.get("empty_layer") for row in history) != len(chain.ids):   # optional, and not checked by anyone

@@ -24,10 +24,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take the images, and print their names."""
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         for image in import_images(Store(), args.file, progress):
             print(image.reference)
-    finally:
-        progress.clear()
     return 0

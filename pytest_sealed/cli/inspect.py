@@ -33,7 +33,7 @@ def _facts(store: Store, reference: str) -> dict[str, Any]:
     record = store.records.get(image.reference)
     _, manifest, config = store.documents(image.reference)
     body, rows = json.loads(config), json.loads(manifest)
-    chain = Chain(tuple(body["rootfs"]["diff_ids"]))
+    chain = Chain.of(body)
     layers = [{"diff_id": diff_id, "chain_id": one, "size": store.layers.size(one), "path": str(store.layers.path(one)),
                "digest": row["digest"]} for diff_id, one, row in zip(chain.diff_ids, chain.ids, rows["layers"], strict=True)]
     return {

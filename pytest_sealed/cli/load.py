@@ -26,10 +26,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load all images of the archive, and print their names."""
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         for image in Loader(Store(), progress, platform=args.platform, name=args.name).load(args.file):
             print(image.reference)
-    finally:
-        progress.clear()
     return 0

@@ -44,11 +44,8 @@ def run(args: argparse.Namespace) -> int:
     for name in args.upgrade or ():
         if name not in known:
             raise SpecError(f"{LOCK} has no image {name!r}{nearest(name, known)}", remedy="sealed lock --upgrade   upgrades all of them")
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         lock = Locker(project, Store(), old, progress, upgrade=None if args.upgrade == [] else args.upgrade or ()).lock()
-    finally:
-        progress.clear()
     written = lock.write()
     if not args.quiet:
         for line in _changes(old, lock):

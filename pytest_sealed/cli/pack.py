@@ -31,12 +31,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the wheel, and print its path."""
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    progress.begin(args.image)
     limit = parse_size(args.limit, "--limit") if args.limit else LIMIT
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
+        progress.begin(args.image)
         path = pack_wheel(Store(), args.image, Path(args.output), version=args.version, limit=limit, level=args.level, progress=progress)
-    finally:
-        progress.clear()
     print(path)
     return 0

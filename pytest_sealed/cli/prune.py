@@ -33,11 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Remove what is asked for, and say what that has freed."""
     older_than = parse_age(args.older_than) if args.older_than else None
     size = parse_size(args.size, "--size") if args.size else None
-    progress = progress_for(sys.stderr, quiet=True) if args.quiet or not sys.stderr.isatty() else progress_for(sys.stderr)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet or not sys.stderr.isatty()) as progress:
         pruned = prune(Store(), older_than=older_than, size=size, dry_run=args.dry_run, progress=progress)
-    finally:
-        progress.clear()
     if not args.quiet:
         would = "would be " * args.dry_run
         for name in pruned.names:

@@ -24,9 +24,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Push the image, and print NAME@DIGEST."""
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         print(Pusher(Store(), progress).push(args.image, args.reference))
-    finally:
-        progress.clear()
     return 0

@@ -31,9 +31,6 @@ def run(args: argparse.Namespace) -> int:
     store = Store()
     if len(args.images) > 1 and args.file in store.names() and not os.path.exists(args.file):
         raise SpecError(f"{args.file} is an image: which file?", remedy=f"sealed save {' '.join([*args.images, args.file])} FILE")
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         save(store, dict.fromkeys(args.images), args.file, args.format, progress)
-    finally:
-        progress.clear()
     return 0

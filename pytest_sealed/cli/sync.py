@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     path = find_lock()
     if path is None:
         raise SealedError(f"there is no {LOCK} here, nor in a folder above", remedy="sealed lock   writes it")
-    progress, failed = progress_for(sys.stderr, quiet=args.quiet), False
-    try:
+    failed = False
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         for name, error in sync(load_lock(path), Store(), progress):
             progress.clear()
             if error is not None:
@@ -37,6 +37,4 @@ def run(args: argparse.Namespace) -> int:
                 failed = True
             elif not args.quiet:
                 print(f"{name}: as {LOCK} says")
-    finally:
-        progress.clear()
     return int(failed)

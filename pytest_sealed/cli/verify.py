@@ -27,11 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a verdict on each image."""
     store = Store()
     names = list(dict.fromkeys(args.images)) or store.names()
-    progress = progress_for(sys.stderr, quiet=args.quiet)
-    try:
+    with progress_for(sys.stderr, quiet=args.quiet) as progress:
         verdicts = verify(store, names, progress) if names else []
-    finally:
-        progress.clear()
     for verdict in verdicts:
         if verdict.damages:
             print(f"{verdict.reference}: damaged")

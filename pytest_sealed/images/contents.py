@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_sealed.images.merged import mount_layers
+from pytest_sealed.images.streams import write_rows
 from pytest_sealed.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 __all__ = ["main"]
@@ -32,13 +32,11 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
         HostUnsupported: no overlay can be mounted.
     """
     root = mount_layers(f"{payload['work']}/image", payload["layers"])
-    with open(payload["fds"][0], "w", closefd=False) as out:
-        system = _fields(_text(root, "etc/os-release") or _text(root, "usr/lib/os-release"), "=")
-        version = system.get("VERSION_CODENAME") or system.get("VERSION_ID", "")
-        out.write(json.dumps({"id": system.get("ID", ""), "version": version}) + "\n")
-        for count, package in enumerate([*_debian(root), *_alpine(root), *_python(root)]):
-            if count < _PACKAGES and _NAME.fullmatch(package["name"]):
-                out.write(json.dumps(package) + "\n")
+    system = _fields(_text(root, "etc/os-release") or _text(root, "usr/lib/os-release"), "=")
+    version = system.get("VERSION_CODENAME") or system.get("VERSION_ID", "")
+    packages = [*_debian(root), *_alpine(root), *_python(root)][:_PACKAGES]
+    write_rows(payload["fds"][0], [{"id": system.get("ID", ""), "version": version},
+                                   *(package for package in packages if _NAME.fullmatch(package["name"]))])
     return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import threading
@@ -14,6 +13,7 @@ from pytest_sealed.images.apply import remove
 from pytest_sealed.images.archive import read_archive
 from pytest_sealed.images.assemble import write_tar
 from pytest_sealed.images.compare import Comparison
+from pytest_sealed.images.streams import write_rows
 from pytest_sealed.images.tree import Tree
 
 __all__ = ["main"]
@@ -46,9 +46,7 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
         found.append(("", str(error)))
     finally:
         remove(again)
-    with open(payload["fds"][0], "w", closefd=False) as out:
-        for row in found:
-            out.write(json.dumps(row) + "\n")
+    write_rows(payload["fds"][0], found)
     return {}
 
 

@@ -43,6 +43,11 @@ class Chain:
 
     diff_ids: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Chain:
+        """Return those of an image, by its config. Raises `KeyError` or `TypeError`: it names none."""
+        return cls(tuple(config["rootfs"]["diff_ids"]))
+
     @property
     def top(self) -> str:
         """The ChainID of the topmost layer; empty: none."""

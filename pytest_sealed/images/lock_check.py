@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_sealed.images.recipe import Recipe
     from pytest_sealed.images.store import Store
 
-__all__ = ["Project", "differences", "here", "lacking", "locked_recipe", "recipe_digest", "wanted"]
+__all__ = ["Project", "differences", "here", "lacking", "lacks", "locked_recipe", "recipe_digest", "wanted"]
 
 
 @final
@@ -142,13 +142,14 @@ def lacking(store: Store, lock: Lockfile, platform: str = "") -> dict[str, str]:
     """
     found = {}
     for name, entry in lock.of(platform or here()).items():
-        why = _lacking(store, lock, entry)
+        why = lacks(store, lock, entry)
         if why:
             found[name] = why
     return found
 
 
-def _lacking(store: Store, lock: Lockfile, entry: LockedImage) -> str:
+def lacks(store: Store, lock: Lockfile, entry: LockedImage) -> str:
+    """Return what a store has otherwise than a lock says of one image; empty: nothing."""
     try:
         image = store.get(entry.name)
         if image.reference != entry.name:

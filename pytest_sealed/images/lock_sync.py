@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_sealed.errors import ImageError
 from pytest_sealed.images.build import Builder
-from pytest_sealed.images.lock_check import here, lacking, locked_recipe, recipe_digest
+from pytest_sealed.images.lock_check import here, lacks, locked_recipe, recipe_digest
 from pytest_sealed.images.progress import Progress
 from pytest_sealed.images.reference import parse_reference
 from pytest_sealed.images.registry.pull import Puller
@@ -34,9 +34,9 @@ def sync(lock: Lockfile, store: Store, progress: Progress | None = None) -> Iter
     builder = Builder(store, progress, locked=images)
     for name in sorted(images, key=lambda name: _depth(images, name)):
         try:
-            if name in lacking(store, lock):
+            if lacks(store, lock, images[name]):
                 _get(lock, images[name], store, builder, progress)
-                rest = lacking(store, lock).get(name)
+                rest = lacks(store, lock, images[name])
                 if rest:
                     raise ImageError(f"{name} {rest}", remedy="sealed lock")
             yield name, None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 from pytest_sealed.errors import HostUnsupported
 from pytest_sealed.images.compare import Comparison
+from pytest_sealed.images.streams import write_rows
 from pytest_sealed.linux import mounts
 
 __all__ = ["main", "mount_layers"]
@@ -22,9 +22,7 @@ def main(payload: dict[str, Any]) -> dict[str, Any]:
         HostUnsupported: no overlay can be mounted.
     """
     first, second = (mount_layers(f"{payload['work']}/{number}", layers) for number, layers in enumerate(payload["images"]))
-    with open(payload["fds"][0], "w", closefd=False) as out:
-        for row in Comparison(exact=False).folders(first, second):
-            out.write(json.dumps(row) + "\n")
+    write_rows(payload["fds"][0], Comparison(exact=False).folders(first, second))
     return {}
 
 

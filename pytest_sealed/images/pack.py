@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -15,9 +16,10 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, final
+from typing import IO, TYPE_CHECKING, final
 
 from pytest_sealed.errors import ImageError, SpecError
+from pytest_sealed.images.apt import deb_name
 from pytest_sealed.images.compression import zstd
 from pytest_sealed.images.installed import GROUP
 from pytest_sealed.images.layerfile import epoch
@@ -27,8 +29,7 @@ from pytest_sealed.images.progress import Progress
 from pytest_sealed.images.reference import blob_path, digest_of, encode, parse_reference
 from pytest_sealed.images.save import Stored, stored
 from pytest_sealed.images.sbom import Package, bill_of_materials, list_of_sources
-from pytest_sealed.images.streams import reading
-from pytest_sealed.runtime.launch import run_inside
+from pytest_sealed.images.streams import rows_of
 
 if TYPE_CHECKING:
     from pytest_sealed.images.store import Store
@@ -158,8 +159,7 @@ class _Wheel:
     def _packages(self, work: Path) -> tuple[list[Package], dict[str, str]]:
         """Return the image's packages, with the licences of those that the image leaves out, as far as they are at hand."""
         payload = {"layers": self._store.layers.lowers(self._image.chain), "work": str(work)}
-        data = b"".join(reading(lambda fd: run_inside("pytest_sealed.images.contents", payload, fds=[fd], ids=self._store.folders.ids)))
-        system, *rows = [json.loads(line) for line in data.splitlines()]
+        system, *rows = rows_of("pytest_sealed.images.contents", payload, self._store.folders.ids)
         packages = [self._with_licence(Package(**row)) for row in rows]
         without = [package.name for package in packages if not package.licences]
         if not packages:
@@ -175,14 +175,13 @@ class _Wheel:
         if package.kind != "deb" or package.licences:
             return package
         from pytest_sealed.images.deb import Deb
-        version = package.version.replace(":", "%3a")
-        for path in sorted((self._store.folders.cache / "debian").rglob(f"{package.name}_{version}_*.deb")):
+        for path in sorted((self._store.folders.cache / "debian").rglob(deb_name(package.name, package.version, "*"))):
             with contextlib.suppress(ImageError), Deb(str(path)) as deb, deb.data() as tar:
                 for entry in tar:
                     if entry.name.removeprefix("./") == f"usr/share/doc/{package.name}/copyright" and entry.isreg():
                         text = tar.extractfile(entry)
                         if text is not None:
-                            return Package(**{**_fields(package), "licences": {"copyright": text.read().decode("utf-8", "replace")}})
+                            return dataclasses.replace(package, licences={"copyright": text.read().decode("utf-8", "replace")})
         return package
 
     def _metadata(self, packages: list[Package], licences: list[str]) -> str:
@@ -216,10 +215,6 @@ class _Wheel:
     def _note(self, name: str, digest: bytes, size: int) -> None:
         quoted = f'"{name}"' if "," in name else name
         self._record.append(f"{quoted},sha256={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()},{size}\n")
-
-
-def _fields(package: Package) -> dict[str, Any]:
-    return {name: getattr(package, name) for name in Package.__slots__}
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -53,7 +53,7 @@ def stored(store: Store, reference: str) -> Stored:
     """
     name, manifest, config = store.documents(reference)
     return Stored(name=name, manifest=parse_manifest(manifest, "", f"the manifest of {name}"), config=config,
-                  chain=Chain(tuple(json.loads(config)["rootfs"]["diff_ids"])))
+                  chain=Chain.of(json.loads(config)))
 
 
 def layer_pieces(store: Store, image: Stored, number: int) -> Iterator[bytes] | None:

@@ -63,7 +63,7 @@ class Snapshots:
         with store.building():
             store.forget_snapshots()
             _, _, config = store.records.documents({"manifest": image.digest})
-            under = Chain(tuple(config["rootfs"]["diff_ids"]))
+            under = Chain.of(config)
             with store.folders.workspace() as work:
                 payload: dict[str, Any] = {
                     "output": str(work / "layer.tar"), "lowers": store.layers.lowers(under), **ours, "copied": copied, "single": single,

@@ -218,7 +218,7 @@ class Store:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):   # damaged
                 _, manifest, config = self.records.documents({"manifest": digest})
                 used_blobs |= {digest, manifest["config"]["digest"]}
-                used_layers |= set(Chain(tuple(config["rootfs"]["diff_ids"])).ids)
+                used_layers |= set(Chain.of(config).ids)
         freed, doomed = 0, []
         for path in self.folders.layers.iterdir():
             if f"sha256:{path.name}" not in used_layers:
@@ -311,7 +311,7 @@ class Store:
     def _load(self, reference: str, record: dict[str, Any]) -> Image:
         try:
             digest, manifest, config = self.records.documents(record)
-            chain = Chain(tuple(config["rootfs"]["diff_ids"]))
+            chain = Chain.of(config)
             size = int(record["size"]) if "size" in record else sum(row["size"] for row in manifest["layers"])
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ImageError(f"image {reference!r} is damaged in the store: {error}", remedy=again(reference, record)) from error

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import final
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from pytest_sealed.runtime.idmap import IdMap
 
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
-__all__ = ["Feeder", "close", "feeding", "reading"]
+__all__ = ["Feeder", "close", "feeding", "reading", "rows_of", "write_rows"]
 
 _PIPE = 1 << 20   # bytes; an ordinary account may have 64 pipes of this size, else they stay smaller
 _CHUNK = 1 << 20
@@ -88,6 +92,20 @@ def reading(work: Callable[[int], object]) -> Iterator[bytes]:
         thread.join()
     if failed:
         raise failed[0]
+
+
+def rows_of(module: str, payload: dict[str, Any], ids: IdMap) -> list[Any]:
+    """Return what a worker in the session's user namespace writes by `write_rows` into its first descriptor. Raises as `run_inside`."""
+    from pytest_sealed.runtime.launch import run_inside  # not needed by workers, which import this module too
+    data = b"".join(reading(lambda fd: run_inside(module, payload, fds=[fd], ids=ids)))
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def write_rows(fd: int, rows: Iterable[object]) -> None:
+    """Write a line of JSON for each row; the descriptor stays open."""
+    with open(fd, "w", closefd=False) as out:
+        for row in rows:
+            out.write(json.dumps(row) + "\n")
 
 
 def _pipe() -> tuple[int, int]:

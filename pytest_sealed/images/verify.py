@@ -12,8 +12,7 @@ from pytest_sealed.images.layers import SPLIT, Chain
 from pytest_sealed.images.manifest import parse_manifest
 from pytest_sealed.images.progress import Progress
 from pytest_sealed.images.records import again
-from pytest_sealed.images.streams import reading
-from pytest_sealed.runtime.launch import run_inside
+from pytest_sealed.images.streams import rows_of
 
 if TYPE_CHECKING:
     from pytest_sealed.images.store import Store
@@ -64,7 +63,7 @@ class _Examination:
             layers = parse_manifest(manifest, "", f"the manifest of {reference}").layers
         except ImageError as error:
             return Verdict(reference=reference, damages=(error.message,), remedy=error.remedy)
-        chain = Chain(tuple(json.loads(config)["rootfs"]["diff_ids"]))
+        chain = Chain.of(json.loads(config))
         damages, bad = [], []
         for number, (one, diff_id) in enumerate(zip(chain.ids, chain.diff_ids, strict=True), 1):
             self._progress.stage(f"examining layer {number} of {len(chain.ids)}")
@@ -87,9 +86,7 @@ class _Examination:
             with self._store.folders.workspace() as work:
                 payload = {"fs": f"{folder}/fs", "split": f"{folder}/{SPLIT}", "lowers": layers.lowers(below), "diff_id": diff_id,
                            "work": str(work)}
-                data = b"".join(reading(lambda fd: run_inside(
-                    "pytest_sealed.images.examine", payload, fds=[fd], ids=self._store.folders.ids)))
-            rows = [json.loads(line) for line in data.splitlines()]
+                rows = rows_of("pytest_sealed.images.examine", payload, self._store.folders.ids)
             found = [f"{path}: {what}" if path else what for path, what in rows[:_MOST]]
             found += [f"and {len(rows) - _MOST} more"] * (len(rows) > _MOST)
             found += self._facts(chain, below, diff_id)
@@ -120,7 +117,7 @@ class _Examination:
             record = self._store.records.get(name)
             try:
                 config = self._store.records.documents(record)[2]
-                if not set(bad).isdisjoint(Chain(tuple(config["rootfs"]["diff_ids"])).ids):
+                if not set(bad).isdisjoint(Chain.of(config).ids):
                     holders[name] = record
             except (OSError, ValueError, KeyError, TypeError):
                 continue
