@@ -91,13 +91,14 @@ with Sandbox() as sandbox:
         box.unpause()
     except ContainerNotStarted as error:
         print(error)
-    assert (box.status, state()) == ("running", "D")
+    assert box.status == "running"
+    eventually(lambda: state() == "D", "it waits on, once it had a processor to go back to its wait")
     box.exec(["sh", "-c", ": > /held"], check=True)
     eventually(lambda: box.logs() == "released\\n", "it goes on")
     box.pause()
     assert box.status == "paused"
     box.unpause()
-    assert state() == "S"
+    eventually(lambda: state() == "S", "it waits for a signal")
     print(sandbox.session.hierarchy.kind)
 """
 
