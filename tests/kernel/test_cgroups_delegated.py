@@ -35,8 +35,8 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def uid() -> int:
-    """An id that no account has, and no other process uses."""
-    return 30000 + (os.getpid() * 7 + next(NUMBERS)) % 30000
+    """An id that no account has, and no other process uses: tests run side by side."""
+    return (1 << 31) + (os.getpid() << 9) + next(NUMBERS) % 512   # a pid has at most 22 bits
 
 
 @pytest.fixture
