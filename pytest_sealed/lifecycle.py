@@ -19,7 +19,7 @@ __all__ = ["Lifecycle", "StartFailed", "Status"]
 
 Status = Literal["creating", "created", "running", "paused", "stopped"]
 
-_START = 30.0   # seconds until a container that doesn't start counts as a bug
+_START = 60.0   # seconds until a container that doesn't start counts as a bug
 
 
 class StartFailed(Exception):

@@ -33,7 +33,8 @@ from pytest_sealed.runtime.room import is_full, no_room
 
 __all__ = ["Session", "drop_run_root", "error_from", "remove_cgroups", "run_root", "site"]
 
-_ANSWER = 30.0   # seconds until a request that needs no waiting counts as lost
+_ANSWER = 60.0   # seconds until a request that needs no waiting counts as lost
+_TOO_BUSY = "run fewer tests at once; if the machine isn't busy, this is a bug of pytest-sealed: please report it with this text"
 _END = 3.0       # seconds that the supervisor gets to end
 
 
@@ -211,7 +212,8 @@ class Session:
             InternalError: none within `timeout` seconds, or the supervisor is gone.
         """
         if not readable(channel.socket, timeout):
-            raise InternalError(f"the supervisor gave no answer within {timeout:g} s")
+            raise InternalError(f"the supervisor gave no answer within {timeout:g} s, at a load of {os.getloadavg()[0]:.0f} on "
+                                f"{os.cpu_count()} processors", remedy=_TOO_BUSY)
         received = channel.receive()
         if received is None:
             raise self._gone()
