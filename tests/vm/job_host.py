@@ -18,6 +18,7 @@ from told import finding
 from pytest_sealed import LimitUnavailable, Sandbox
 
 WORKFLOW = ROOT / "docs/examples/ci/github-workflow.yml"
+PIPELINE = ROOT / "docs/examples/ci/gitlab-ci.yml"
 CGROUP = "/sys/fs/cgroup/system.slice/sealed-vm.service"
 REASON = f"this account can't make a cgroup in {CGROUP} (Permission denied)"
 
@@ -34,6 +35,13 @@ def steps() -> dict[str, str]:
 
 
 STEPS = steps()
+
+
+def pipeline(key: str) -> str:
+    """Return the commands of one part of GitLab's job, a line each."""
+    part = re.search(rf"(?m)^  {key}:\n((?:    - .+\n)+)", PIPELINE.read_text())
+    assert part, key
+    return re.sub("(?m)^    - ", "", part[1])
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +97,18 @@ def test_on_the_next_runner_the_images_come_from_the_cache(project: Path) -> Non
     run("Images, unpacked", project, **store)
     run("Images, built", project, **store)
     run("Tests", project, **store)
+
+
+def test_gitlabs_job_does_the_same_in_an_environment_of_its_own(project: Path) -> None:
+    """Its runner calls before_script and script in one shell, after_script in another; the cache has what the tests before put there."""
+    folder = shutil.copytree(project, project.parent / "gitlab")
+    kept = (folder / "images.tar").stat().st_mtime_ns
+    declared = re.findall(r"(?m)^    (SEALED_\w+): (\S+)", PIPELINE.read_text())
+    environment = {**os.environ, **dict(declared), "CI": "true", "SEALED_STORE": str(project.parent / "gitlab-store"),
+                   "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/opt/wheels", "PYTHONPATH": str(ROOT)}   # this checkout, not what the wheel has
+    for script in (pipeline("before_script") + pipeline("script"), pipeline("after_script")):
+        done = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert 'failures="0"' in (folder / "report.xml").read_text()
+    assert (folder / "images.tar").stat().st_mtime_ns > kept
