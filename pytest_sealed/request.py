@@ -42,6 +42,8 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
                 ports: list[int], mounts: list[dict[str, Any]], terminal: tuple[int, int] | None = None,
                 stdio: bool = False) -> dict[str, Any]:
     """Return the request `run` of the supervisor."""
+    # In a folder of the host's, a file with capabilities, or with a set-user-ID bit, would have them outside too.
+    writable = any(not mount.read_only for mount in spec.mounts)
     environment = {**({"container": "pytest-sealed"} if spec.nested else {}), **image.config.env, **dict(spec.env)}
     return {
         "id": container,
@@ -70,9 +72,9 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "stdio": stdio,
         "rlimits": [list(row) for row in spec.ulimits],
         "sysctls": [list(row) for row in spec.sysctls],
-        "capabilities": [CAPABILITIES[item] for item in spec.capabilities],
+        "capabilities": [CAPABILITIES[item] for item in spec.capabilities if not (writable and item == "SETFCAP")],
         "nested": spec.nested,
-        "seccomp": filters_of(spec.seccomp, spec.capabilities, nested=spec.nested),
+        "seccomp": filters_of(spec.seccomp, spec.capabilities, nested=spec.nested, writable=writable),
     }
 
 

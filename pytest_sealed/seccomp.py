@@ -14,13 +14,14 @@ __all__ = ["filters_of"]
 _LARGEST_FILE = 1 << 20   # bytes; Docker's own has 17,000
 
 
-def filters_of(choice: str, capabilities: Sequence[str], *, nested: bool = False) -> dict[str, Any]:
+def filters_of(choice: str, capabilities: Sequence[str], *, nested: bool = False, writable: bool = False) -> dict[str, Any]:
     """Return the part of a request that says which filters there are: names of those that ship, and a program of its own.
 
     Args:
         choice: `default`, `unconfined`, or the path of a profile or of a program.
         capabilities: of the container. Docker's default lets those call chroot(2) that have SYS_CHROOT, and so does ours.
         nested: whether the default is the one for sessions inside: their own containers have the usual one on top of it.
+        writable: whether the container may write to a folder of the host's, where a set-user-ID file would be one of the account's.
 
     Raises:
         SpecError: the file can't be read, or is neither a profile nor a program.
@@ -28,14 +29,16 @@ def filters_of(choice: str, capabilities: Sequence[str], *, nested: bool = False
     """
     if choice == "unconfined":
         return {"ready": [], "program": ""}
+    no_setuid = ["no-setuid"] if writable else []
     if choice == "default":
-        return {"ready": ["nested" if nested else "default", *(["no-chroot"] if "SYS_CHROOT" not in capabilities else [])], "program": ""}
+        no_chroot = ["no-chroot"] if "SYS_CHROOT" not in capabilities else []
+        return {"ready": ["nested" if nested else "default", *no_chroot, *no_setuid], "program": ""}
     try:
         with open(choice, "rb") as file:
             data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise SpecError(f"the seccomp profile {choice} can't be read: {error.strerror}", remedy=f"ls -l {choice}") from None
-    return {"ready": [], "program": _program(choice, data, tuple(capabilities)).hex()}
+    return {"ready": no_setuid, "program": _program(choice, data, tuple(capabilities)).hex()}
 
 
 @functools.lru_cache(maxsize=16)   # libseccomp takes as long as the rest of a start

@@ -23,6 +23,7 @@ MACHINES = pytest.mark.parametrize("machine", FAMILIES)
 ALLOW, KILL, EPERM, ENOSYS, SUCCESS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050000
 NEWEST = 456   # what the default profile names: futex_requeue, of Linux 6.7
 HIGHEST = 1100
+EVERY_BIT = AT_FDCWD = (1 << 32) - 1   # any descriptor
 X32 = 0x40000000
 AUDIT_I386, AUDIT_ARM, AUDIT_S390X = 0x40000003, 0x40000028, 0x80000016
 
@@ -164,6 +165,28 @@ def test_without_the_capability_chroot_is_denied(machine: str) -> None:
     assert filters_of("default", ["CHOWN"])["ready"] == ["default", "no-chroot"]
     assert filters_of("default", list(CAPABILITIES))["ready"] == ["default"]
     assert filters_of("unconfined", []) == {"ready": [], "program": ""}
+
+
+@MACHINES
+def test_with_a_host_folder_to_write_to_no_set_user_id_file_can_be_made(machine: str) -> None:
+    default, no_setuid = says(machine), says(machine, "no-setuid")
+    create, unnamed, write = 0o100, 0o20200000, 0o1
+    calls = [("fchmod", (3,)), ("fchmodat", (AT_FDCWD, 0)), ("fchmodat2", (AT_FDCWD, 0)), ("mknodat", (AT_FDCWD, 0)),
+             ("openat", (AT_FDCWD, 0, create | write)), ("openat", (AT_FDCWD, 0, unnamed | write))]
+    if machine == "x86_64":
+        calls += [("chmod", (0,)), ("creat", (0,)), ("mknod", (0,)), ("open", (0, create)), ("open", (0, unnamed))]
+    for name, before in calls:
+        for mode in (0o4755, 0o2755, 0o6777, 0o104000):
+            assert default(call(machine, name), *before, mode) == ALLOW
+            assert no_setuid(call(machine, name), *before, mode) == EPERM, (name, oct(mode))
+        for mode in (0o755, 0o1777, 0):
+            assert no_setuid(call(machine, name), *before, mode) == ALLOW, (name, oct(mode))
+    assert no_setuid(call(machine, "openat"), AT_FDCWD, 0, write, 0o4755) == ALLOW   # it makes no file: the mode is anything
+    assert no_setuid(call(machine, "openat2")) == ENOSYS
+    touched = {call(machine, name) for name, _ in calls} | {call(machine, "openat2")}
+    assert {number for number in range(HIGHEST) if no_setuid(number, *[EVERY_BIT] * 6) != ALLOW} == touched
+    assert filters_of("default", list(CAPABILITIES), writable=True)["ready"] == ["default", "no-setuid"]
+    assert filters_of("unconfined", [], writable=True)["ready"] == []
 
 
 @MACHINES
