@@ -21,6 +21,7 @@ from pytest_sealed.readiness import wait_until
 from pytest_sealed.request import argv_of, ports_of, run_request
 from pytest_sealed.runtime import logs as spool
 from pytest_sealed.runtime.idmap import is_hosts_root
+from pytest_sealed.secret import open_secrets
 from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal, parse_size
 from pytest_sealed.values import check_seconds
 
@@ -264,6 +265,9 @@ class Container:
                     f"nested=True is refused for container {self.name!r} in single-id mode as root: its root could be the host's, to whom "
                     "/proc/sys is open", remedy="unset SEALED_IDS, or run the tests as an ordinary account")
             mounts, fds = copying.open_mounts(self._session, self.spec, self._image, passed)
+            if self.spec.secrets:
+                fds.append(open_secrets(self.spec.secrets))
+                passed.callback(os.close, fds[-1])
             request = run_request(
                 self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts,
                 terminal=terminal, stdio=bool(stdio),

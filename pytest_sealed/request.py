@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import SpecError
 from pytest_sealed.seccomp import filters_of
+from pytest_sealed.secret import SECRETS
 from pytest_sealed.spec import CAPABILITIES, ContainerSpec, Tmpfs
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "networks": networks,
         "ports": ports,
         "mounts": mounts,
+        "secrets": {"target": SECRETS, "names": [name for name, _ in spec.secrets]} if spec.secrets else None,   # their values go apart
         "tmpfs": [_tmpfs_row(item) for item in (*image.config.tmpfs, *spec.tmpfs)],
         "shm_size": spec.shm_size,
         "scratch": spec.scratch,

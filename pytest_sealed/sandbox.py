@@ -182,6 +182,7 @@ class Sandbox:
             spec = spec.replace(command=command)
         if options:
             spec = spec.replace(**options)
+        del options   # a traceback with arguments shows no secrets
         container = self.plan(spec)
         if start:
             container.start()

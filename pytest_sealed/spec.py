@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, final
 
 from pytest_sealed.errors import SpecError, nearest
+from pytest_sealed.secret import SECRETS, Secret
 from pytest_sealed.values import (
     CAPABILITIES,
     CONVERTERS,
@@ -145,6 +146,8 @@ class ContainerChanges(TypedDict, total=False):
     """Of a writable layer in memory; by default, or None, half of `memory`, or 1 GiB."""
     mounts: Sequence[Mount]
     tmpfs: Sequence[str | Tmpfs]
+    secrets: Mapping[str, str | bytes]
+    """Files at `/run/secrets/NAME` that its user alone may read; nothing else shows the values, nor has them on disk."""
     read_only: bool
     """The root file system can't be written."""
     init: bool
@@ -218,6 +221,7 @@ class ContainerSpec(Generic[H_co]):
     scratch_size: int | None = None
     mounts: tuple[Mount, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
+    secrets: tuple[tuple[str, Secret], ...] = ()
     read_only: bool = False
     init: bool = False
     stop_signal: int | None = None
@@ -304,8 +308,11 @@ def _check_together(spec: ContainerSpec[Any], options: dict[str, Any], changes: 
     if changes.get("scratch", spec.scratch) == "disk" and changes.get("scratch_size", spec.scratch_size) is not None:
         raise SpecError('scratch_size= is for a writable layer in memory, and scratch="disk" puts it on disk, which sets no size',
                         remedy="give one of them; where another set scratch_size, add scratch_size=None")
-    if "mounts" in changes or "tmpfs" in changes:
+    if {"mounts", "tmpfs", "secrets"} & changes.keys():
         targets = [item.target for key in ("mounts", "tmpfs") for item in changes.get(key, getattr(spec, key))]
+        among = next((target for target in targets if f"{target}/".startswith(f"{SECRETS}/")), None)
+        if among is not None and changes.get("secrets", spec.secrets):
+            raise SpecError(f"a mount at {among!r} and secrets=, which are the files of {SECRETS}", remedy="mount it elsewhere")
         twice = next((target for target in targets if targets.count(target) > 1), None)
         if twice is not None:
             raise SpecError(f"two mounts at {twice!r}", remedy="give each a target of its own")

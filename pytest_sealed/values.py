@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pytest_sealed.errors import SpecError, nearest
+from pytest_sealed.secret import check_secrets
 from pytest_sealed.waits import WAITS, tcp
 
 __all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_flag", "check_host", "check_mode", "check_name", "check_seconds", "check_target",
@@ -329,6 +330,7 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "sysctls": _sysctls,
     "capabilities": _capabilities,
     "seccomp": _seccomp,
+    "secrets": check_secrets,
     "nested": check_flag,
     "wait": _wait,
     "setup": _setup,

@@ -13,6 +13,7 @@ from pytest_sealed.cli.terminal import Streams, Terminal
 from pytest_sealed.container import Container, image
 from pytest_sealed.errors import SpecError
 from pytest_sealed.sandbox import Sandbox
+from pytest_sealed.secret import MOST
 from pytest_sealed.spec import ContainerOptions, ContainerSpec, Mount
 
 __all__ = ["add_parser", "run"]
@@ -32,6 +33,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]")
     parser.add_argument("-w", "--workdir", metavar="PATH")
     parser.add_argument("-v", "--volume", action="append", default=[], metavar="HOST:PATH[:rw]", help="a host folder, read-only unless rw")
+    parser.add_argument("--secret", action="append", default=[], metavar="id=NAME,src=FILE",
+                        help="what a file of the host says, as /run/secrets/NAME for its user alone")
     parser.add_argument("-p", "--publish", action="append", default=[], type=int, metavar="PORT",
                         help="print the loopback port that leads to this port of it")
     parser.add_argument("--name", metavar="NAME")
@@ -76,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
     options: ContainerOptions = {"wait": None, "init": args.init, "read_only": args.read_only, "nested": args.nested,
-                                 "env": _environment(args.env), "mounts": [_mount(text) for text in args.volume]}
+                                 "env": _environment(args.env), "mounts": [_mount(text) for text in args.volume],
+                                 "secrets": _secrets(args.secret)}
     if args.command:
         options["command"] = args.command[1:] if args.command[0] == "--" else args.command
     if args.entrypoint is not None:
@@ -107,6 +111,30 @@ def _mount(text: str) -> Mount:
     if not colon or mode not in ("", "ro", "rw"):
         raise SpecError(f"-v {text} is not HOST:PATH or HOST:PATH:rw", remedy="for example -v ./data:/data")
     return Mount(source=source, target=target, read_only=mode != "rw")
+
+
+def _secrets(rows: list[str]) -> dict[str, bytes]:
+    secrets: dict[str, bytes] = {}
+    for name, value in map(_secret, rows):
+        if name in secrets:
+            raise SpecError(f"the secret {name!r} is given twice", remedy="give each --secret an id of its own")
+        secrets[name] = value
+    return secrets
+
+
+def _secret(text: str) -> tuple[str, bytes]:
+    """Return the name and the value of a secret. No error shows `text`: it may be a value by mistake."""
+    fields = [field.partition("=") for field in text.split(",")]
+    given = {key: value for key, _, value in fields}
+    if set(given) != {"id", "src"} or len(fields) != 2 or not all(given.values()):
+        raise SpecError("--secret takes id=NAME,src=FILE: values on a command line are seen by everybody", remedy="for example "
+                        "--secret id=db_password,src=password.txt, or src=<(…) for what a command writes")
+    try:
+        with open(os.path.expanduser(given["src"]), "rb") as file:
+            return given["id"], file.read(MOST + 1)
+    except OSError as error:
+        raise SpecError(f"the file of the secret {given['id']!r} can't be read: {error.strerror}",
+                        remedy="give its path by --secret id=NAME,src=FILE") from error
 
 
 def _explain(spec: ContainerSpec[Container]) -> int:

@@ -65,7 +65,8 @@ class Containers:
     def run(self, request: dict[str, Any], channel: Channel, fds: list[int]) -> None:
         """Start a container. On `channel`: {"started": …} or {"error": …}; later {"exited": …}; closing it removes the container.
 
-        `fds`: a listener for each of `ports`, then a detached mount for each of `mounts`, then three stdio if `stdio`.
+        `fds`: a listener for each of `ports`, then a detached mount for each of `mounts`, then a memory file with the
+        `secrets` if there are some, then three stdio if `stdio`.
         """
         if request["id"] in self._records:
             raise SpecError(f"there is a container {request['id']} already")
@@ -77,6 +78,7 @@ class Containers:
         for port in request["ports"]:
             self.publish(record.id, port, fds.pop(0))
         record.attached = [(fds.pop(0), row["source"], row["target"]) for row in request["mounts"] if row["passed"]]
+        record.secrets = fds.pop(0) if request["secrets"] else -1
         stdio = [fds.pop(0) for _ in range(3)] if request["stdio"] else []
         self._s.loop.watch(channel.fileno(), lambda: self._hung_up(record))
         if not request["tty"] and not request["stdio"]:
@@ -191,7 +193,7 @@ class Containers:
             cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
             bound=[(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]],
             kept=record.mount_ns if record.mount_ns >= 0 else None, copied=record.copied is not None,
-            delegated=group.delegated, leaf=group.leaf,
+            delegated=group.delegated, leaf=group.leaf, secrets=record.secrets,
         )
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
@@ -393,7 +395,7 @@ class Containers:
         self._s.hubs.detach(record)
         self._tell_names(record)
         self._hang_up(record)
-        self._close(record, "netns", "mount_ns", "terminal", "writable")
+        self._close(record, "netns", "mount_ns", "terminal", "writable", "secrets")
         for fd, _, _ in record.attached:
             os.close(fd)
         if record.etc:

@@ -29,7 +29,7 @@ class Facts:
     """What the supervisor knows of a container beyond the request.
 
     Attributes:
-        scratch_point: an empty directory of the session's, for the tmpfs of the writable layer.
+        scratch_point: an empty directory of the session's, for the tmpfs of the writable layer, and for that of secrets.
         disk: folder for a writable layer on disk.
         etc: folder with the container's hosts file.
         procs: `cgroup.procs` files to enter by.
@@ -42,20 +42,22 @@ class Facts:
         bound: (source, target, read-only) of host folders as they are.
         kept: descriptor of the mount namespace of an earlier run, or None.
         memory_upper: whether an overlay's upper works on tmpfs here.
+        secrets: descriptor of a memory file that holds them, or -1.
         copied: whether the layers were copied to `root` in the folder on disk, since an upper works nowhere.
     """
 
     __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "copied", "delegated", "disk", "etc", "kept", "leaf", "memory_upper",
-                 "network", "procs", "scratch_point")
+                 "network", "procs", "scratch_point", "secrets")
 
     def __init__(self, *, scratch_point: str, disk: str, etc: str, procs: list[str], memory_upper: bool, cgroup2: bool = False,
                  cgroup_binds: list[tuple[str, str]] | None = None, network: int | None = None,
                  attached: list[tuple[int, str, str]] | None = None,
                  bound: list[tuple[str, str, bool]] | None = None, kept: int | None = None, copied: bool = False,
-                 delegated: bool = False, leaf: str = "") -> None:
+                 delegated: bool = False, leaf: str = "", secrets: int = -1) -> None:
         self.scratch_point, self.disk, self.etc, self.procs, self.memory_upper = scratch_point, disk, etc, procs, memory_upper
         self.cgroup2, self.cgroup_binds, self.network, self.attached, self.kept = cgroup2, cgroup_binds, network, attached or [], kept
         self.bound, self.copied, self.delegated, self.leaf = bound or [], copied, delegated, leaf
+        self.secrets = secrets
 
 
 def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation]:
@@ -121,11 +123,14 @@ def _kernel(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operat
 
 def _mounts(request: dict[str, Any], facts: Facts) -> list[op.Operation]:
     """Return what was asked for, outer targets first: one that lies in another would be hidden by it."""
-    steps: list[op.Tmpfs | op.Attached | op.Bound] = [
+    steps: list[op.Tmpfs | op.Attached | op.Bound | op.Secrets] = [
         *(op.Tmpfs(row["mode"], row["size"], row["target"], row["user"]) for row in request["tmpfs"]),
         *(op.Attached(*row) for row in facts.attached),
         *(op.Bound(read_only, source, target) for source, target, read_only in facts.bound),
     ]
+    secrets = request["secrets"]
+    if secrets:
+        steps.append(op.Secrets(facts.secrets, tuple(secrets["names"]), facts.scratch_point, secrets["target"], request["user"]))
     return [*sorted(steps, key=lambda step: step.target.count("/"))]
 
 

@@ -225,6 +225,34 @@ def test_an_interrupt_is_passed_on_and_a_second_one_kills() -> None:
     assert process.returncode == 137
 
 
+def test_a_secret_comes_from_a_file_and_is_one_inside(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hush")
+    given = ["--secret", f"id=db_password,src={tmp_path}/password", "--secret", "id=other,src=/dev/null", "-u", "1000"]
+    result = run(*given, "busybox", "sh", "-c", "cd /run/secrets; stat -c '%n %a %u' *; cat db_password")
+    assert (result.returncode, result.stdout) == (0, "db_password 400 1000\nother 400 1000\nhush")
+    explained = run(*given, "--explain", "busybox", "true")
+    assert "names=('db_password', 'other')" in explained.stdout
+    assert "hush" not in explained.stdout
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("db_password=hush", "--secret takes id=NAME,src=FILE: values on a command line are seen by everybody"),
+    ("id=db_password", "--secret takes id=NAME,src=FILE: values on a command line are seen by everybody"),
+    ("id=db_password,src=", "--secret takes id=NAME,src=FILE: values on a command line are seen by everybody"),
+    ("id=x,src=/dev/null,id=x", "--secret takes id=NAME,src=FILE: values on a command line are seen by everybody"),
+    ("id=x,src=/no/hush", "the file of the secret 'x' can't be read: No such file or directory"),
+    ("id=x,src=/dev/zero", "secrets have more than the 1 MiB that they may have together"),
+    ("id=../x,src=/dev/null", "secrets: '../x' can't be the name of a file"),
+    ("id=taken,src=/dev/null", "the secret 'taken' is given twice"),
+])
+def test_no_error_shows_what_may_be_a_secret(text: str, says: str) -> None:
+    result = run("--secret", "id=taken,src=/dev/null", "--secret", text, "busybox", "true")
+    assert result.returncode == 125
+    assert result.stderr.splitlines()[0] == f"sealed: {says}"
+    assert "  remedy: " in result.stderr
+    assert "hush" not in result.stderr
+
+
 def test_explain_prints_the_steps_and_runs_nothing() -> None:
     done = run("--explain", "busybox", "sh", "-c", "echo no")
     assert done.returncode == 0

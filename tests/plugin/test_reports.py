@@ -316,3 +316,40 @@ def test_end(sealed):
     sealed.session.close = failing
 """)
     result.stdout.fnmatch_lines(["sealed: 0 containers started; left behind:", "  the end of the session failed: no way"])
+
+
+SECRETIVE = """
+import os
+from pytest_sealed import InternalError
+from pytest_sealed.lifecycle import Lifecycle
+
+@container_fixture
+def db():
+    return say("ready", secrets={"db_password": os.environ["HUSH"], "other": "x"})
+
+@pytest.mark.sealed("db", secrets={"db_password": os.environ["HUSH"]})
+def test_fails(db, sealed):
+    assert db.spec == "wrong"
+
+def test_fails_to_start(sealed, monkeypatch):
+    def fail(self):
+        raise InternalError("a bug of ours")   # whose report has all frames and their arguments
+    monkeypatch.setattr(Lifecycle, "take_start", fail)
+    sealed.run("busybox", secrets={"db_password": os.environ["HUSH"]})
+
+def test_fails_to_end(db, sealed):
+    db.exec(["cat", "/run/secrets/nothing"], check=True)
+
+def test_other_words(sealed):
+    sealed.run(say("ready", secrets={"db_password": os.environ["HUSH"]}), tmpfs=["/run/secrets"])
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=" ".join)
+def test_no_report_shows_a_secret(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    monkeypatch.setenv("HUSH", "hush" * 3)
+    result = run(pytester, SECRETIVE, "--full-trace", "--showlocals", "-vv", "-rA", "--junit-xml=report.xml", *arguments, failed=4)
+    text = result.stdout.str() + result.stderr.str() + (pytester.path / "report.xml").read_text()
+    assert "<secret>" in text
+    assert "which are the files of /run/secrets" in text
+    assert "hush" * 3 not in text

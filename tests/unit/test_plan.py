@@ -124,6 +124,14 @@ def test_the_working_directory_is_made_once_all_is_mounted_and_before_the_root_i
     assert steps[-3:] == [op.WorkingDirectory("/srv"), op.ReadOnlyRoot(), op.Pivot()]
 
 
+def test_secrets_are_mounted_into_what_is_around_them_and_no_step_shows_their_values() -> None:
+    steps = planned(facts(secrets=7), secrets={"b": "hush", "a": b"hush"}, tmpfs=["/run", "/run/secrets.d/deep"], user="70")
+    assert the(op.Secrets, steps) == op.Secrets(7, ("a", "b"), "/run/s/scratch", "/run/secrets", "70")
+    assert position(steps, op.Tmpfs, target="/run") < position(steps, op.Secrets) < position(steps, op.Masked, path="/proc/keys")
+    assert "hush" not in " ".join(map(str, steps)) + repr(request(secrets={"a": "hush"}))
+    assert not any(isinstance(step, op.Secrets) for step in planned())
+
+
 # ---------------------------------------------------------------- the writable layer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 
@@ -10,7 +11,8 @@ from pytest_sealed.linux import files, mounts
 from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 from pytest_sealed.runtime.user import resolve_user
 
-__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Tmpfs", "Volume", "WorkingDirectory", "Written"]
+__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Secrets", "Tmpfs", "Volume", "WorkingDirectory",
+           "Written"]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
@@ -92,6 +94,47 @@ class Tmpfs(Operation):
         owner = f"uid={ids.outer(account.uid)},gid={ids.outer(account.gid)}"
         context.mount_on(_target(context, "a tmpfs", self.target, folder=True), "tmpfs", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV,
                          f"size={self.size},mode={self.mode:o},{owner}")
+
+
+class Secrets(Operation):
+    """Files of a read-only tmpfs that the command's user alone may read. `fd` has the values, so that no text of this shows them.
+
+    Args:
+        place: an empty directory of the session's: they are written before anybody else who may write at the target can look.
+    """
+
+    __slots__ = ("fd", "names", "place", "target", "user")
+    fd: int
+    names: tuple[str, ...]
+    place: str
+    target: str
+    user: str
+
+    def apply(self, context: Context) -> None:
+        ids = context.ids
+        account = resolve_user(self.user, root_fd=context.root_fd, count=65536 if ids.single else ids.count)
+        data = json.loads(os.pread(self.fd, os.fstat(self.fd).st_size, 0))
+        size = sum(len(data[name]) // 2 + 65536 for name in self.names)   # the largest page, for what is begun of one
+        mounts.mount("tmpfs", self.place, "tmpfs", _SAFE, f"size={size},mode=0755,uid={ids.outer(0)},gid={ids.outer(0)}")
+        for name in self.names:
+            file = os.open(f"{self.place}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            try:
+                os.fchown(file, ids.outer(account.uid), ids.outer(account.gid))
+                os.write(file, bytes.fromhex(data[name]))
+            finally:
+                os.close(file)
+        mounts.mount_setattr(self.place, set=mounts.MOUNT_ATTR_RDONLY)
+        tree = mounts.open_tree(self.place)
+        mounts.umount2(self.place, mounts.MNT_DETACH)
+        try:
+            target = _target(context, "secrets=", self.target, folder=True)
+        except Refused as error:
+            raise Refused("secrets", str(error)) from error
+        try:
+            mounts.move_mount(tree, target)
+        finally:
+            os.close(target)
+            os.close(tree)
 
 
 class WorkingDirectory(Operation):
