@@ -9,6 +9,8 @@ from typing import Any
 
 from pytest_sealed.cli.bar import progress_for
 from pytest_sealed.errors import SpecError
+from pytest_sealed.images.installed import installed_wheels
+from pytest_sealed.images.lockfile import LOCK, find_lock, load_lock
 from pytest_sealed.images.prune import prune
 from pytest_sealed.images.store import Store
 from pytest_sealed.values import parse_size
@@ -25,6 +27,8 @@ def add_parser(subparsers: Any) -> None:
         "removed. What `sealed build` has fetched is `sealed rm --cache`'s."))
     parser.add_argument("--older-than", metavar="AGE", default="", help="images neither made nor used since, such as 12h, 30d, 4w")
     parser.add_argument("--size", metavar="SIZE", default="", help="the images used longest ago, until the layers take at most this: 10G")
+    parser.add_argument("--lock", action="store_true", help=(
+        f"images that {LOCK}, in this folder or the nearest above it, doesn't name; those of installed wheels stay"))
     parser.add_argument("-n", "--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing")
 
@@ -33,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """Remove what is asked for, and say what that has freed."""
     older_than = parse_age(args.older_than) if args.older_than else None
     size = parse_size(args.size, "--size") if args.size else None
+    keep = _locked() if args.lock else None
     with progress_for(sys.stderr, quiet=args.quiet or not sys.stderr.isatty()) as progress:
-        pruned = prune(Store(), older_than=older_than, size=size, dry_run=args.dry_run, progress=progress)
+        pruned = prune(Store(), older_than=older_than, size=size, keep=keep, dry_run=args.dry_run, progress=progress)
     if not args.quiet:
         would = "would be " * args.dry_run
         for name in pruned.names:
@@ -43,6 +48,16 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name}: kept, a live session uses it (`sealed ps`)")
         print(f"{pruned.freed / 1e6:.0f} MB {would}freed")
     return 0
+
+
+def _locked() -> set[str]:
+    """Return what the images are called that the project here pins, for whatever platform.
+
+    Raises:
+        ImageError: it has no lock, or one that can't be read.
+    """
+    lock = load_lock(find_lock())
+    return {image.name for image in lock.images} | {wheel.reference for wheel in installed_wheels().values()}
 
 
 def parse_age(text: str) -> float:

@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from pytest_sealed.cli.bar import progress_for
-from pytest_sealed.errors import SealedError
 from pytest_sealed.images.lock_sync import sync
 from pytest_sealed.images.lockfile import LOCK, find_lock, load_lock
 from pytest_sealed.images.store import Store
@@ -25,12 +24,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Get one image after the other; go on after a failure, and return 1 then."""
-    path = find_lock()
-    if path is None:
-        raise SealedError(f"there is no {LOCK} here, nor in a folder above", remedy="sealed lock   writes it")
-    failed = False
+    lock, failed = load_lock(find_lock()), False
     with progress_for(sys.stderr, quiet=args.quiet) as progress:
-        for name, error in sync(load_lock(path), Store(), progress):
+        for name, error in sync(lock, Store(), progress):
             progress.clear()
             if error is not None:
                 print(f"sealed: {name}: {error}", file=sys.stderr)

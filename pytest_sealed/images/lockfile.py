@@ -154,10 +154,17 @@ class Lockfile:
         return True
 
 
-def find_lock(start: str | None = None) -> Path | None:
-    """Return the path of the `sealed.lock` in a folder, by default the current one, or in the nearest above it; None: there is none."""
+def find_lock(start: str | None = None) -> Path:
+    """Return the path of the `sealed.lock` in a folder, by default the current one, or in the nearest above it.
+
+    Raises:
+        ImageError: there is none.
+    """
     folder = Path(os.path.abspath(start or os.getcwd()))
-    return next((path / LOCK for path in (folder, *folder.parents) if (path / LOCK).is_file()), None)
+    for path in (folder, *folder.parents):
+        if (path / LOCK).is_file():
+            return path / LOCK
+    raise ImageError(f"there is no {LOCK} in {folder}, nor in a folder above", remedy="sealed lock   in the project's folder writes it")
 
 
 def load_lock(path: Path) -> Lockfile:

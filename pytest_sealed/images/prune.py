@@ -1,4 +1,4 @@
-"""Removes what a store needn't keep: by age, by size, and what no image has. What a live session uses stays, whatever is asked for."""
+"""Removes what a store needn't keep: by age, size and lock, and what no image has. What a live session uses stays, whatever is said."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, final
 from pytest_sealed.images.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pytest_sealed.images.image import Image
     from pytest_sealed.images.store import Store
 
@@ -29,13 +31,14 @@ class Pruned:
     """Bytes of layers and kept blobs; of a dry run those of the layers only."""
 
 
-def prune(store: Store, *, older_than: float | None = None, size: int | None = None, dry_run: bool = False,
-          progress: Progress | None = None) -> Pruned:
+def prune(store: Store, *, older_than: float | None = None, size: int | None = None, keep: Collection[str] | None = None,
+          dry_run: bool = False, progress: Progress | None = None) -> Pruned:
     """Remove images, and then the layers, blobs and remains of killed processes that nothing needs.
 
     Args:
         older_than: seconds: images that were neither made nor used since.
         size: bytes: those used longest ago, until the layers take no more than this.
+        keep: names: all images but these. The age and the size hold for these all the same.
         dry_run: only say what would go.
     """
     if not store.folders.layers.is_dir():
@@ -44,13 +47,15 @@ def prune(store: Store, *, older_than: float | None = None, size: int | None = N
     progress.begin("store")
     progress.stage("waiting for builds and pulls to end")
     with store.building(exclusive=True):
-        images = sorted(store.images(), key=store.used)
+        def unnamed(image: Image) -> bool:
+            return keep is not None and image.reference not in keep
+        images = sorted(store.images(), key=lambda image: (not unnamed(image), store.used(image)))   # size counts what is left then
         going: list[Image] = []
         spared: list[Image] = []
         limit = time.time() - older_than if older_than is not None else 0.0
         for image in images:
             left = [one for one in images if one not in going]
-            if store.used(image) < limit or (size is not None and _layers_size(store, left) > size):
+            if unnamed(image) or store.used(image) < limit or (size is not None and _layers_size(store, left) > size):
                 (spared if store.in_use(image.digest) else going).append(image)
         names, in_use = tuple(image.reference for image in going), tuple(image.reference for image in spared)
         if dry_run:

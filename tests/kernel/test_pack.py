@@ -110,7 +110,7 @@ def test_other_tools_read_the_layout(wheel: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_installed_wheel_makes_its_image_known_by_name(site: Path, new_store: Callable[[], Store]) -> None:
+def test_an_installed_wheel_makes_its_image_known_by_name(site: Path, new_store: Callable[[], Store], tmp_path: Path) -> None:
     store = new_store()
     found = store.get("busybox")
     assert found.reference == f"busybox@{found.digest}"
@@ -121,6 +121,10 @@ def test_an_installed_wheel_makes_its_image_known_by_name(site: Path, new_store:
         assert box.logs() == "hello\n"
         assert box.name == "busybox"
     assert verify(store, [found.reference])[0].damages == ()
+    (tmp_path / "sealed.lock").write_text("version = 1\n")
+    argv = [sys.executable, "-m", "pytest_sealed.cli", "prune", "--lock"]
+    kept = subprocess.run(argv, cwd=tmp_path, env={**os.environ, "SEALED_STORE": str(store.root), "PYTHONPATH": str(site)}, check=False)
+    assert (kept.returncode, store.names()) == (0, [found.reference])   # the lock of the Python packages names it
     assert prune(store, older_than=0).names == (found.reference,)
     assert store.get("busybox").digest == found.digest   # from the wheel, again
 

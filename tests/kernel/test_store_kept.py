@@ -16,6 +16,7 @@ from archives import Made, digest, docker_archive, layer
 
 from pytest_sealed.images.layers import Chain
 from pytest_sealed.images.load import Loader
+from pytest_sealed.images.lockfile import LockedImage, Lockfile
 from pytest_sealed.images.prune import prune
 from pytest_sealed.images.store import Image, Store
 from pytest_sealed.images.verify import verify
@@ -29,8 +30,8 @@ ABOVE = layer({"etc/name": "new!", "etc/.wh.gone": "", "data/.wh..wh..opq": "", 
 Change = Callable[[str], None]
 
 
-def sealed(store: Store, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pytest_sealed.cli", *argv], capture_output=True, text=True, check=False,
+def sealed(store: Store, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pytest_sealed.cli", *argv], capture_output=True, text=True, check=False, cwd=cwd,
                           env={**os.environ, "SEALED_STORE": str(store.root)})
 
 
@@ -181,6 +182,61 @@ def test_pruning_by_size_takes_what_was_used_longest_ago(store: Store, load: Cal
     assert done.stdout.splitlines() == ["first:1: would be removed", "second:1: would be removed", "5 MB would be freed"]
     assert prune(store, size=9 << 20).names == ("first:1", "second:1")     # the first one's layer is the third one's too
     assert store.get("third:1")
+
+
+def lock_of(folder: Path, *images: Image, platform: str = "linux/amd64") -> None:
+    Lockfile(folder / "sealed.lock", [
+        LockedImage(name=one.reference, platform=platform, manifest=one.digest, source=one.source) for one in images]).write()
+
+
+def test_pruning_by_lock_leaves_what_the_lock_names_and_what_a_live_session_uses(
+        store: Store, load: Callable[..., Image], tmp_path: Path) -> None:
+    base, web, held = load("base", [BASE]), load("web", [BASE, ABOVE]), load("held", [layer({"x": "held"})])
+    lock_of(tmp_path, store.get("busybox"), web)
+    (tmp_path / "below").mkdir()
+    with store.lease(held):
+        done = sealed(store, "prune", "--lock", "-n", cwd=tmp_path / "below")
+        assert done.stdout.splitlines() == ["base:1: would be removed", "held:1: kept, a live session uses it (`sealed ps`)",
+                                            "0 MB would be freed"]
+        assert store.names() == ["base:1", "busybox", "held:1", "web:1"]
+        assert sealed(store, "prune", "--lock", "-q", cwd=tmp_path / "below").returncode == 0
+        assert store.names() == ["busybox", "held:1", "web:1"]
+        assert base.layers[0].is_dir()              # which is the other one's too
+    assert sealed(store, "prune", "--lock", cwd=tmp_path).stdout.splitlines() == ["held:1: removed", "0 MB freed"]
+    assert not held.layers[0].exists()
+    assert all(not verdict.damages for verdict in verify(store, ["busybox", "web:1"]))
+
+
+def test_pruning_by_lock_leaves_what_the_lock_names_for_another_platform(
+        store: Store, load: Callable[..., Image], tmp_path: Path) -> None:
+    lock_of(tmp_path, load("web", [BASE]), platform="linux/s390x")
+    assert sealed(store, "prune", "--lock", cwd=tmp_path).stdout.splitlines()[:-1] == ["busybox: removed"]
+    assert store.names() == ["web:1"]
+
+
+def test_pruning_by_lock_and_size_counts_what_the_lock_leaves(store: Store, load: Callable[..., Image], tmp_path: Path) -> None:
+    """The oldest image stays: without those that aren't in the lock there is room enough."""
+    first = load("first", [layer({"big": b"x" * 5_000_000})])
+    load("second", [layer({"big": b"y" * 5_000_000})])
+    store.records.put(first.reference, {**store.records.get(first.reference), "created": time.time() - 300})
+    lock_of(tmp_path, first)
+    assert sealed(store, "prune", "--lock", "--size", "6M", "-n", cwd=tmp_path).stdout.splitlines()[:-1] == [
+        "busybox: would be removed", "second:1: would be removed"]
+    assert sealed(store, "prune", "--lock", "--size", "4M", cwd=tmp_path).stdout.splitlines()[:-1] == [
+        "busybox: removed", "second:1: removed", "first:1: removed"]
+
+
+def test_pruning_by_a_lock_that_is_not_there_or_is_none_removes_nothing(store: Store, load: Callable[..., Image], tmp_path: Path) -> None:
+    load("web", [BASE])
+    done = sealed(store, "prune", "--lock", "--older-than", "0m", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"sealed: there is no sealed.lock in {tmp_path}, nor in a folder above\n"
+                           "  remedy: sealed lock   in the project's folder writes it\n")
+    (tmp_path / "sealed.lock").write_text("version = 1\n[[image]]\n")
+    done = sealed(store, "prune", "--lock", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("sealed: sealed.lock:")
+    assert store.names() == ["busybox", "web:1"]
 
 
 def test_layers_that_no_image_has_and_what_killed_processes_left_are_pruned(store: Store, load: Callable[..., Image]) -> None:

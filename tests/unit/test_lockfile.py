@@ -92,7 +92,10 @@ def test_a_damaged_lock_is_refused_with_its_line(tmp_path: Path, old: str, new: 
 def test_a_lock_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"sealed\.lock can't be read: No such file"):
         load_lock(tmp_path / "sealed.lock")
-    assert find_lock(str(tmp_path)) is None
+    with pytest.raises(ImageError) as caught:
+        find_lock(str(tmp_path))
+    assert caught.value.message == f"there is no sealed.lock in {tmp_path}, nor in a folder above"
+    assert caught.value.remedy == "sealed lock   in the project's folder writes it"
     written(tmp_path)
     (tmp_path / "below").mkdir()
     assert find_lock(str(tmp_path / "below")) == tmp_path / "sealed.lock"
