@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from pytest_sealed import copying, execution, receiving, waits
+from pytest_sealed.endpoints import Endpoints
 from pytest_sealed.errors import ContainerNotStarted, InternalError, NetworkError, SealedError, SpecError
 from pytest_sealed.failure import describe_end, start_failed, warn_of_copy, warn_of_disk
 from pytest_sealed.lifecycle import Lifecycle, StartFailed, Status
@@ -23,7 +24,7 @@ from pytest_sealed.runtime import logs as spool
 from pytest_sealed.runtime.idmap import is_hosts_root
 from pytest_sealed.secret import open_secrets
 from pytest_sealed.spec import ContainerOptions, ContainerSpec, _Unset, make_spec, parse_signal, parse_size
-from pytest_sealed.values import check_seconds
+from pytest_sealed.values import check_file, check_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -98,11 +99,10 @@ class Container:
         self.started_position = 0
         self._session, self._image, self._snapshots = session, found, snapshots
         self._life = Lifecycle(session, name)
-        self._listeners: dict[int, socket.socket] = {}
-        self._ports: dict[int, int] = {}
+        self._endpoints = Endpoints(session, self._life, self.id)
         argv_of(spec, found)
-        for port in ports_of(spec, found) if self.networks else ():
-            self._bind(port)
+        for port in ports_of(spec, found) if self.networks and spec.publish != "none" else ():
+            self._endpoints.port(port)
 
     # facts
 
@@ -174,35 +174,47 @@ class Container:
                                   remedy="use its name in other containers' settings; port() and url() work before the start")
 
     def port(self, port: int) -> int:
-        """Return the port on the host's loopback that leads to `port` of the container; the same before and after its start."""
+        """Return the port on the host's loopback that leads to `port` of the container; the same before and after its start.
+
+        Raises:
+            SpecError: it has no network, or publishes no ports.
+        """
+        self._require_network(port)
+        if self.spec.publish == "none":
+            raise SpecError(f"container {self.name!r} publishes no ports: those of the loopback are open to everybody on this machine",
+                            remedy=f"unix_socket({port}) is for this account alone, connect({port}) for this process; "
+                                   'or give it publish="loopback"')
+        return self._endpoints.port(port)
+
+    def unix_socket(self, port: int, *, file: str = "") -> Path:
+        """Return the path of a unix socket that leads to `port` of the container, and which nobody but this account can use.
+
+        It is the same before and after the start, and has mode 0600 in a folder of mode 0700.
+
+        Args:
+            file: name of its file, for clients that are given the folder; by default `PORT.sock`.
+
+        Raises:
+            SpecError: it has no network, or `file` can't be a file's name.
+            HostUnsupported: the path would be too long for a socket.
+        """
+        self._require_network(port)
+        return self._endpoints.unix_socket(port, check_file("file", file or f"{port}.sock"))
+
+    def _require_network(self, port: int) -> None:
         waits.tcp(port)
         if not self.networks:
             raise SpecError(f"container {self.name!r} has no network, so no ports", remedy="leave network= out")
-        with self._life.lock:
-            if port not in self._ports:
-                if self._life.removed:
-                    self._life.require_started()
-                self._bind(port)
-                if self._life.asked:
-                    try:
-                        with self._listeners.pop(port) as listener:
-                            listener.listen(socket.SOMAXCONN)
-                            self._session.request("publish", [listener.fileno()], container=self.id, port=port)
-                    except BaseException:
-                        del self._ports[port]
-                        raise
-            return self._ports[port]
 
     @property
     def ports(self) -> dict[int, int]:
         """The container's ports that are forwarded, and the host's loopback ports that lead to them."""
-        return dict(self._ports)
+        return dict(self._endpoints.ports)
 
-    def _bind(self, port: int) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.bind(("127.0.0.1", 0))
-        self._listeners[port] = listener   # holds the port; nobody is let in who would have to wait for the start
-        self._ports[port] = listener.getsockname()[1]
+    @property
+    def sockets(self) -> dict[Path, int]:
+        """Its unix sockets, and the container's ports that they lead to."""
+        return {path: port for (port, _), path in self._endpoints.sockets.items()}
 
     def url(self, port: int, path: str = "", *, scheme: str = "http") -> str:
         """Return the URL by which the test reaches `port`, for example `http://127.0.0.1:40123/orders`."""
@@ -256,9 +268,10 @@ class Container:
 
     def _ask(self, terminal: tuple[int, int] | None, stdio: Sequence[int]) -> None:
         with self._life.lock, contextlib.ExitStack() as passed:
-            if len(self._listeners) + len(self.spec.mounts) > _MOST_PASSED:
+            ports, listeners = self._endpoints.waiting()
+            if len(ports) + len(self.spec.mounts) > _MOST_PASSED:
                 raise SpecError(
-                    f"container {self.name!r} has {len(self._listeners)} ports and {len(self.spec.mounts)} mounts from the start, "
+                    f"container {self.name!r} has {len(ports)} ports and {len(self.spec.mounts)} mounts from the start, "
                     f"and {_MOST_PASSED} can be handed over at once", remedy="ask for ports by port() once it runs")
             if self.spec.nested and self._session.ids.single and is_hosts_root(self._session.ids.uid):
                 raise SpecError(
@@ -269,16 +282,14 @@ class Container:
                 fds.append(open_secrets(self.spec.secrets))
                 passed.callback(os.close, fds[-1])
             request = run_request(
-                self.spec, self._image, container=self.id, name=self.name, ports=list(self._listeners), mounts=mounts,
+                self.spec, self._image, container=self.id, name=self.name, ports=ports, mounts=mounts,
                 terminal=terminal, stdio=bool(stdio),
                 networks=[*({"network": network.id, "names": [self.name, *self.spec.aliases]} for network in self.networks),
                           *({"network": network.id, "names": []} for network in self.joins)])
-            for listener in self._listeners.values():
+            for listener in listeners:
                 listener.listen(socket.SOMAXCONN)
-            self._life.begin(request, [*(item.fileno() for item in self._listeners.values()), *fds, *stdio])
-            for listener in self._listeners.values():
-                listener.close()
-            self._listeners.clear()
+            self._life.begin(request, [*(listener.fileno() for listener in listeners), *fds, *stdio])
+            self._endpoints.handed_over()
             for network in self.networks:
                 network.members.append(self)
 
@@ -382,8 +393,7 @@ class Container:
 
     def _removed(self) -> None:
         self._life.remove()
-        for listener in self._listeners.values():
-            listener.close()
+        self._endpoints.close()
         for network in self.networks:
             if self in network.members:
                 network.members.remove(self)

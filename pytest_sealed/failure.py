@@ -131,6 +131,8 @@ def report(container: Container, end: dict[str, Any] | None, failure: SealedErro
         rows += _figures(container)
     if container.ports:
         rows.append("ports    " + ", ".join(f"{inside} → 127.0.0.1:{outside}" for inside, outside in sorted(container.ports.items())))
+    if container.sockets:
+        rows.append("sockets  " + ", ".join(f"{inside} → {path}" for path, inside in container.sockets.items()))
     try:
         text = container.logs(since=since_logs) if container.started_at is not None else ""
     except SealedError as error:   # the rest is worth telling

@@ -8,7 +8,7 @@ import platform
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, final, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, final, overload
 
 from pytest_sealed.container import Container, image
 from pytest_sealed.errors import NetworkError, SealedError, SpecError, nearest, no_linux
@@ -20,6 +20,7 @@ from pytest_sealed.runtime.cgroups import detect
 from pytest_sealed.runtime.client import Session
 from pytest_sealed.runtime.idmap import find_id_map
 from pytest_sealed.spec import ContainerSpec
+from pytest_sealed.values import check_publish
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,10 +103,17 @@ class Sandbox:
         name: for messages.
         network: the name of the network that its containers are on unless they say otherwise.
         store: where images are; by default this account's store.
+        publish: of its containers that don't say otherwise, see `ContainerChanges`; by default the parent's, else "loopback".
+
+    Raises:
+        SpecError: `publish` is something else.
     """
 
-    def __init__(self, *, parent: Sandbox | None = None, name: str = "sandbox", network: str = DEFAULT, store: Store | None = None) -> None:
+    def __init__(self, *, parent: Sandbox | None = None, name: str = "sandbox", network: str = DEFAULT, store: Store | None = None,
+                 publish: Literal["loopback", "none"] | None = None) -> None:
         self.name = name
+        inherited = parent._publish if parent is not None else "loopback"
+        self._publish: str = check_publish("publish", inherited if publish is None else publish)
         self._default = network
         self.containers: list[Container] = []
         self.networks: dict[str, Network] = {}
@@ -199,6 +207,8 @@ class Sandbox:
             ImageNotFound, SpecError: as `run`.
         """
         session = self.session
+        if spec.publish is None and self._publish == "none":
+            spec = spec.replace(publish="none")
         found = self.store.pinned(spec.image)
         with self._lock:   # several threads may start containers at once
             networks = self._networks(spec)

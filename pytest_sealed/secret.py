@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from pytest_sealed.errors import SpecError
+from pytest_sealed.values import is_file_name
 
 __all__ = ["MOST", "SECRETS", "Secret", "check_secrets", "open_secrets"]
 
@@ -73,11 +74,7 @@ def check_secrets(key: str, value: Any) -> tuple[tuple[str, Secret], ...]:
 
 
 def _name(key: str, name: str) -> str:
-    try:
-        length = len(os.fsencode(name))
-    except UnicodeEncodeError:
-        length = 0
-    if not 0 < length <= 255 or "/" in name or "\0" in name or name in (".", ".."):
+    if not is_file_name(name):
         raise SpecError(f"{key}: {name[:80]!r} can't be the name of a file", remedy=f"{_EXAMPLE}, which is the file {SECRETS}/db_password")
     return name
 

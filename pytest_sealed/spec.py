@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, final
 
 from pytest_sealed.errors import SpecError, nearest
-from pytest_sealed.secret import SECRETS, Secret
+from pytest_sealed.secret import SECRETS, Secret, check_secrets
 from pytest_sealed.values import (
     CAPABILITIES,
     CONVERTERS,
@@ -132,6 +132,8 @@ class ContainerChanges(TypedDict, total=False):
     """Several networks."""
     ports: Sequence[int]
     """More ports that are forwarded from the start; the image's are, and `port()` adds others at any time."""
+    publish: Literal["loopback", "none"]
+    """`none`: no port of the host leads to it, since all users of a machine share its loopback. By default what the sandbox says."""
     memory: int | str | None
     """As each of the next four, None lifts what a spec has set."""
     swap: int | str | None
@@ -215,6 +217,8 @@ class ContainerSpec(Generic[H_co]):
     networks: tuple[Network | str, ...] | None = None
     """None: the sandbox's own network; empty: none but loopback."""
     ports: tuple[int, ...] = ()
+    publish: Literal["loopback", "none"] | None = None
+    """None: what the sandbox says."""
     limits: Limits = Limits()
     shm_size: int = 64 << 20
     scratch: Literal["memory", "disk"] | None = None
@@ -274,6 +278,8 @@ def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]
             changes["networks"] = () if value is None else (CONVERTERS[key](key, value),)
         elif key in ("mounts", "tmpfs"):
             changes[key] = _targets(key, value)
+        elif key == "secrets":
+            changes[key] = check_secrets(key, value)
         else:
             changes[key] = CONVERTERS[key](key, value)
     _check_together(spec, options, changes)
@@ -305,6 +311,10 @@ def _check_together(spec: ContainerSpec[Any], options: dict[str, Any], changes: 
     if ports and changes.get("networks", spec.networks) == ():
         raise SpecError(f"ports={[*ports]} lead nowhere without a network",
                         remedy="leave network=None out, or, where another set the ports, add ports=[]")
+    if ports and changes.get("publish", spec.publish) == "none":
+        raise SpecError(f"ports={[*ports]} would be published, and publish= is 'none'",
+                        remedy="leave ports= out, and use unix_socket() or connect(); or, where another set one of them, give "
+                               "ports=[] or publish='loopback'")
     if changes.get("scratch", spec.scratch) == "disk" and changes.get("scratch_size", spec.scratch_size) is not None:
         raise SpecError('scratch_size= is for a writable layer in memory, and scratch="disk" puts it on disk, which sets no size',
                         remedy="give one of them; where another set scratch_size, add scratch_size=None")

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pytest_sealed.errors import SpecError, nearest
-from pytest_sealed.secret import check_secrets
 from pytest_sealed.waits import WAITS, tcp
 
-__all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_flag", "check_host", "check_mode", "check_name", "check_seconds", "check_target",
-           "check_user", "limit", "pairs", "parse_signal", "parse_size"]
+__all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_file", "check_flag", "check_host", "check_mode", "check_name", "check_publish",
+           "check_seconds", "check_target", "check_user", "is_file_name", "limit", "pairs", "parse_signal", "parse_size"]
 
 MINIMUM_MEMORY = 8 << 20   # bytes; the runtime itself needs a part of it until the command runs
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -114,6 +113,18 @@ def check_user(what: str, value: Any) -> str:
     if not re.fullmatch(r"[^\s:\0-]?[^\s:\0]+(:[^\s:\0]+)?|\d(:[^\s:\0]+)?", text):
         raise SpecError(f"{what}={value!r} is no user", remedy='for example user="postgres", user=1000 or user="1000:1000"')
     return text
+
+
+def check_file(what: str, value: Any) -> str:
+    """Return `value` if a file in a folder can have this name."""
+    if not isinstance(value, str) or not is_file_name(value):
+        raise SpecError(f"{what}={value!r} can't be the name of a file", remedy=f'for example {what}="http.sock"')
+    return value
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a file in a folder can have this name."""
+    return _passable(name) and 0 < len(os.fsencode(name)) <= 255 and "/" not in name and name not in (".", "..")
 
 
 def check_mode(what: str, value: Any) -> int:
@@ -289,6 +300,12 @@ def check_seconds(key: str, value: Any) -> float:
     return float(value)
 
 
+def check_publish(key: str, value: Any) -> str:
+    if value not in ("loopback", "none"):
+        raise SpecError(f"{key}={value!r} is none of 'loopback', 'none'", remedy="give 'none' for no port of the host, or leave it out")
+    return str(value)
+
+
 def _scratch(key: str, value: Any) -> str:
     if value not in ("memory", "disk"):
         raise SpecError(f"{key}={value!r} is none of 'memory', 'disk'", remedy="give 'disk' for big data, or leave it out")
@@ -318,6 +335,7 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "network": _network,
     "networks": _networks,
     "ports": _ports,
+    "publish": check_publish,
     "shm_size": lambda key, value: parse_size(value, key),
     "scratch": _scratch,
     "scratch_size": lambda key, value: None if value is None else parse_size(value, key),
@@ -330,7 +348,6 @@ CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
     "sysctls": _sysctls,
     "capabilities": _capabilities,
     "seccomp": _seccomp,
-    "secrets": check_secrets,
     "nested": check_flag,
     "wait": _wait,
     "setup": _setup,

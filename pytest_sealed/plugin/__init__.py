@@ -31,6 +31,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse a run that would do without what its suite requires: here once, for xdist workers too."""
     config = session.config
     options.unsupported(config)   # a wrong word is an error now, not in the first test that it is for
+    options.publish(config)
     words = options.required(config)
     if words and not hasattr(config, "workerinput") and not options.starts_nothing(config):
         from pytest_sealed.plugin.requirements import check

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_sealed.errors import SpecError, nearest
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["add", "frozen", "images", "offline", "platforms", "required", "starts_nothing", "store", "unsupported"]
+__all__ = ["add", "frozen", "images", "offline", "platforms", "publish", "required", "starts_nothing", "store", "unsupported"]
 
 UNSUPPORTED = ("fail", "skip")
+PUBLISH = ("loopback", "none")
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -31,6 +32,10 @@ def add(parser: pytest.Parser) -> None:
                     help="what tests that need containers do where there is no Linux kernel; else SEALED_UNSUPPORTED, else the ini option "
                          "sealed_unsupported, else fail; in CI (the variable CI is set) they always fail")
     parser.addini("sealed_unsupported", "fail or skip: what tests that need containers do where there is no Linux kernel", default=None)
+    group.addoption("--sealed-publish", metavar="loopback|none",
+                    help="whether ports of the host's loopback, which all users of a machine share, lead to containers; "
+                         "else SEALED_PUBLISH, else the ini option sealed_publish, else loopback")
+    parser.addini("sealed_publish", "loopback or none: what leads to containers that don't say otherwise", default=None)
     parser.addini("sealed_images", "images for sealed.lock that no recipe and no fixture of constant words names", default=None)
     parser.addini("sealed_platforms", "platforms that sealed.lock is for, such as linux/amd64, linux/arm64", default=None)
     group.addoption("--sealed-frozen", action="store_true", default=None,
@@ -97,11 +102,16 @@ def unsupported(config: pytest.Config) -> str:
     Raises:
         pytest.UsageError: it is neither.
     """
-    given = _text(config, "sealed_unsupported", "SEALED_UNSUPPORTED") or "fail"
-    if given not in UNSUPPORTED:
-        import pytest
-        raise pytest.UsageError(f"sealed_unsupported is {given!r}: it must be fail or skip{nearest(given, UNSUPPORTED)}")
-    return given
+    return _one_of(config, "sealed_unsupported", "SEALED_UNSUPPORTED", UNSUPPORTED)
+
+
+def publish(config: pytest.Config) -> Literal["loopback", "none"]:
+    """Return "loopback" or "none".
+
+    Raises:
+        pytest.UsageError: it is neither.
+    """
+    return "none" if _one_of(config, "sealed_publish", "SEALED_PUBLISH", PUBLISH) == "none" else "loopback"
 
 
 def starts_nothing(config: pytest.Config) -> bool:
@@ -115,6 +125,15 @@ def _text(config: pytest.Config, name: str, variable: str) -> str:
     if flag is not None:
         return str(flag)
     return os.environ.get(variable) or str(config.getini(name) or "")
+
+
+def _one_of(config: pytest.Config, name: str, variable: str, words: tuple[str, str]) -> str:
+    """Return one of `words`, by default the first."""
+    given = _text(config, name, variable) or words[0]
+    if given not in words:
+        import pytest
+        raise pytest.UsageError(f"{name} is {given!r}: it must be {' or '.join(words)}{nearest(given, words)}")
+    return given
 
 
 def _words(text: str) -> tuple[str, ...]:

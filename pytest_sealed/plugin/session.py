@@ -142,7 +142,8 @@ class Run:
             from pytest_sealed.images.store import Store
             from pytest_sealed.plugin.frozen import guard
             from pytest_sealed.sandbox import Sandbox
-            self._root = Sandbox(name="session", store=Store(self.store, check=guard(self._config)))
+            self._root = Sandbox(name="session", store=Store(self.store, check=guard(self._config)),
+                                 publish=options.publish(self._config))
         return self._root
 
     # scopes

@@ -45,18 +45,21 @@ class Postgres(Container):
 
     @property
     def host(self) -> str:
-        """Where the test reaches it."""
-        return "127.0.0.1"
+        """Where the test reaches it; where no ports are published, the folder of a unix socket, as libpq takes it."""
+        return str(self.unix_socket(PORT, file=f".s.PGSQL.{PORT}").parent) if self.spec.publish == "none" else "127.0.0.1"
 
     @property
     def port_number(self) -> int:
         """The port at which the test reaches it; the same before and after its start."""
-        return self.port(PORT)
+        return PORT if self.spec.publish == "none" else self.port(PORT)
 
     @property
     def url(self) -> str:  # type: ignore[override]
         """The URL by which the test reaches it, as psycopg, SQLAlchemy and others take it."""
-        return f"postgresql://{quote(self.user, safe='')}@{self.host}:{self.port_number}/{quote(self.database, safe='')}"
+        user, database = quote(self.user, safe=""), quote(self.database, safe="")
+        if self.spec.publish == "none":
+            return f"postgresql://{user}@/{database}?host={quote(self.host)}&port={PORT}"
+        return f"postgresql://{user}@{self.host}:{self.port_number}/{database}"
 
     @property
     def internal_url(self) -> str:

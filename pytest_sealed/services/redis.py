@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
+from urllib.parse import quote
 
 from pytest_sealed.container import Container
 from pytest_sealed.spec import ContainerSpec, make_spec
@@ -36,7 +37,9 @@ class Redis(Container):
 
     @property
     def url(self) -> str:  # type: ignore[override]
-        """The URL by which the test reaches its database 0."""
+        """The URL by which the test reaches its database 0; where no ports are published, by a unix socket, as redis-py takes it."""
+        if self.spec.publish == "none":
+            return f"unix://{quote(str(self.unix_socket(PORT)))}?db=0"
         return f"redis://{self.host}:{self.port_number}/0"
 
     @property

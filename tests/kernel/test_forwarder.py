@@ -127,6 +127,29 @@ def assert_echoes(client: socket.socket, data: bytes = b"ping") -> None:
 # Streams
 
 
+def test_16_mib_go_both_ways_over_a_unix_socket_and_its_end_is_carried_on(host: ForwarderHost, tmp_path: Path) -> None:
+    with Server(host, echo) as server, socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen(1024)
+        host.ask("listen", (listening.fileno(), host.hubs[0].fd), container="c", port=server.port, address="127.0.0.1")
+        client.settimeout(TIMEOUT)
+        client.connect(str(tmp_path / "socket"))
+        data = os.urandom(16 * MIB)
+
+        def send() -> None:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert read_all(client) == data
+        sender.join()
+        host.ask("down", container="c")
+        with socket.socket(socket.AF_UNIX) as late:
+            late.settimeout(TIMEOUT)
+            late.connect(str(tmp_path / "socket"))
+            assert late.recv(1) == b""
+
+
 def test_64_mib_go_both_ways_at_once_unchanged(host: ForwarderHost) -> None:
     with Server(host, echo) as server:
         client = host.connect(host.listen("c", server.port))

@@ -82,3 +82,50 @@ def test_the_header_says_why_there_can_be_no_containers(pytester: pytest.Pyteste
     result = pytester.runpytest()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["sealed: no containers here: SEALED_IDS='wrong' is unknown*"])
+
+
+# ---------------------------------------------------------------- what is published
+
+PUBLISHED = """
+from pytest_sealed import SpecError, container_fixture, image
+
+web = container_fixture(image("busybox", command=["httpd", "-f", "-h", "/etc", "-p", "80"]))
+other = container_fixture(image("busybox", command=["sleep", "1000"], publish="loopback"))
+
+def test_published(web, other, sealed):
+    assert other.port(80)
+    for container in (web, sealed.run("busybox", ["sleep", "1000"])):
+        try:
+            print("PORT", container.port(80) > 0)
+        except SpecError as error:
+            print("PORT", error.message)
+"""
+
+
+def published(pytester: pytest.Pytester, *arguments: str) -> bool:
+    pytester.makepyfile(PUBLISHED)
+    result = pytester.runpytest("-rP", *arguments)
+    result.assert_outcomes(passed=1)
+    one, other = [line.partition("PORT ")[2] for line in result.outlines if "PORT " in line]
+    assert (one == "True") == (other == "True")
+    return one == "True"
+
+
+def test_ports_are_published_unless_the_suite_says_otherwise(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEALED_PUBLISH", raising=False)
+    assert published(pytester)
+    assert not published(pytester, "--sealed-publish=none")
+    pytester.makeini("[pytest]\nsealed_publish = none")
+    assert not published(pytester)
+    assert not published(pytester, "-n1")
+    monkeypatch.setenv("SEALED_PUBLISH", "loopback")
+    assert published(pytester)
+    assert not published(pytester, "--sealed-publish=none")
+
+
+def test_another_word_for_what_is_published_is_an_error_at_once(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nsealed_publish = non")
+    pytester.makepyfile("def test_nothing(): pass")
+    result = pytester.runpytest()
+    result.stderr.fnmatch_lines(["ERROR: sealed_publish is 'non': it must be loopback or none, did you mean 'none'?"])
+    assert result.ret == 4

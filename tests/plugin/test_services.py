@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import urllib.request
 from collections.abc import Iterator
@@ -199,3 +200,24 @@ def test_a_probe_of_ones_own_decides_when_a_container_is_ready(sandbox: Sandbox)
         sandbox.run(image("busybox", command=["sleep", "1000"], wait=probe(lambda _: "no", "the impossible"), wait_timeout=0.1))
     with pytest.raises(SpecError, match="can't be called"):
         probe("pg_isready", "ready")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- without ports of the host
+
+
+def test_postgres_and_redis_are_reached_by_unix_sockets_where_nothing_is_published(sandbox: Sandbox) -> None:
+    db, cache = sandbox.run(postgres(database="a shop", publish="none")), sandbox.run(redis(publish="none"))
+    assert db.ports == cache.ports == {}
+    assert db.url == f"postgresql://test@/a%20shop?host={db.host}&port=5432"
+    assert (Path(db.host, ".s.PGSQL.5432").is_socket(), db.port_number) == (True, 5432)
+    for connection in (psycopg.connect(db.url), psycopg.connect(host=db.host, port=db.port_number, user=db.user, dbname=db.database)):
+        with connection:
+            assert connection.execute("SELECT current_database()").fetchone() == ("a shop",)
+    url, [path] = cache.url, cache.sockets
+    assert url == cache.url == f"unix://{path}?db=0"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+    with pytest.raises(SpecError, match="publishes no ports"):
+        cache.port_number  # noqa: B018

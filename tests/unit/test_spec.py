@@ -504,3 +504,19 @@ def test_an_init_and_one_process_do_not_go_together() -> None:
         with pytest.raises(SpecError, match=r"init=True needs two processes, and pids=1 allows one\n  remedy: give pids=2"):
             make()
     assert spec(init=True, pids=2).init
+
+
+# ---------------------------------------------------------------- what leads to it
+
+
+def test_ports_are_not_asked_for_where_nothing_is_published() -> None:
+    found = refusal(ports=[80, 443], publish="none")
+    assert found.message == "ports=[80, 443] would be published, and publish= is 'none'"
+    assert found.remedy == ("leave ports= out, and use unix_socket() or connect(); or, where another set one of them, "
+                            "give ports=[] or publish='loopback'")
+    with pytest.raises(SpecError, match="would be published"):
+        spec(ports=[80]).replace(publish="none")
+    assert spec(ports=[80]).replace(publish="none", ports=[]).publish == "none"
+    assert spec(publish="none").replace(ports=[80], publish="loopback").ports == (80,)
+    assert spec().publish is None
+    assert refusal(publish="all").message == "publish='all' is none of 'loopback', 'none'"

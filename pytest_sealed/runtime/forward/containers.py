@@ -140,7 +140,8 @@ class Acceptor:
             self._refuse(client)
             return
         try:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             upstream = self._hubs.connect(container.hub, container.address, listener.port)
         except OSError as error:
             if error.errno in _SHORTAGE:
