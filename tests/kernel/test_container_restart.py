@@ -280,6 +280,15 @@ def test_the_init_shows_nothing_of_the_host(sandbox: Sandbox) -> None:
         assert result.stdout == "", f"/proc/1/{name} tells something"
 
 
+@EITHER_IDS
+def test_an_init_has_shut_itself_off_before_the_command_begins(sandbox: Sandbox) -> None:
+    """Else the command, which has its ids, could find the runtime's files and memory there."""
+    containers = [sandbox.run("busybox", ["grep", "-E", "Name:|Seccomp:", "/proc/1/status"], init=True, network=None) for _ in range(8)]
+    for container in containers:
+        container.wait(60)
+    assert {container.logs() for container in containers} == {"Name:\tsealed-init\nSeccomp:\t2\n"}
+
+
 def test_the_command_under_an_init_is_as_it_would_be_alone(sandbox: Sandbox) -> None:
     container = idle(sandbox, init=True, user="1000:1001", workdir="/tmp", env={"A": "1"})
     pid = sh(container, "pidof sleep").strip()
