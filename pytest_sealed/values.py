@@ -242,6 +242,9 @@ def _sysctls(key: str, value: Any) -> tuple[tuple[str, str], ...]:
 def _capabilities(key: str, value: Any) -> tuple[str, ...]:
     names = [str(name).upper().removeprefix("CAP_") for name in _items(key, value, '["CHOWN", "KILL"]')]
     for name in names:
+        if name in ("NET_ADMIN", "NET_RAW"):
+            raise SpecError(f"capability {name!r} would have no effect: a container's network belongs to its session",
+                            remedy="leave it out: any user of a container may ping, and listen at ports below 1024")
         if name not in CAPABILITIES:
             raise SpecError(f"capability {name!r} can't be given to a container{nearest(name, CAPABILITIES)}",
                             remedy=f"those there are: {', '.join(CAPABILITIES)}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, host_pid, idle, sh, status
 
-from pytest_sealed import Sandbox
+from pytest_sealed import Sandbox, SpecError
 from pytest_sealed.values import CAPABILITIES
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -191,3 +193,81 @@ def test_host_files_are_out_of_reach(sandbox: Sandbox, tmp_path: Path) -> None:
 
 def test_no_abstract_socket_of_the_host_is_seen(sandbox: Sandbox) -> None:
     assert len(sh(idle(sandbox), "cat /proc/net/unix").splitlines()) == 1   # the heading
+
+
+# ---------------------------------------------------------------- what it may do to itself, and not to others
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("name", ["NET_ADMIN", "cap_net_raw", "NET_RAW"])
+def test_a_capability_over_networks_is_refused_where_it_would_have_no_effect(sandbox: Sandbox, name: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        idle(sandbox, capabilities=[name])
+    known = name.upper().removeprefix("CAP_")
+    assert caught.value.message == f"capability {known!r} would have no effect: a container's network belongs to its session"
+    assert caught.value.remedy == "leave it out: any user of a container may ping, and listen at ports below 1024"
+
+
+@EITHER_IDS
+@pytest.mark.parametrize("command", ["ip link set eth0 down", "ip addr add 10.1.2.3/24 dev eth0", "ip route add default dev eth0",
+                                     "ifconfig lo down"])
+def test_roots_network_is_not_its_own(sandbox: Sandbox, command: str) -> None:
+    for seccomp in ("default", "unconfined"):
+        result = idle(sandbox, seccomp=seccomp).exec(["sh", "-c", command])
+        assert result.exit_code != 0
+        assert "not permitted" in result.stderr
+
+
+@EITHER_IDS
+def test_resource_limits_are_those_of_the_tests_and_roots_cannot_raise_them(sandbox: Sandbox) -> None:
+    container = idle(sandbox)
+    inside = [re.split(r"\s{2,}", line)[:3] for line in sh(container, "cat /proc/1/limits").splitlines()[1:]]
+    outside = [re.split(r"\s{2,}", line)[:3] for line in Path("/proc/self/limits").read_text().splitlines()[1:]]
+    assert inside == outside
+    assert len(inside) == 16
+    container = idle(sandbox, ulimits={"nofile": (32, 64), "core": 0}, seccomp="unconfined")
+    for attempt in ("ulimit -Hn 65", "ulimit -Hc 1"):
+        refused = container.exec(["sh", "-c", attempt])
+        assert refused.exit_code != 0
+        assert "not permitted" in refused.stderr
+    assert sh(container, "ulimit -Sn 64; ulimit -n").split() == ["64"]
+
+
+@EITHER_IDS
+def test_its_badness_for_want_of_memory_is_that_of_the_tests_and_cannot_be_lowered(sandbox: Sandbox) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    container = idle(sandbox, seccomp="unconfined")
+    assert sh(container, "cat /proc/1/oom_score_adj /proc/self/oom_score_adj").split() == [str(own)] * 2
+    for path in ("/proc/self/oom_score_adj", "/proc/1/oom_score_adj"):
+        refused = container.exec(["sh", "-c", f"echo {own - 1} > {path}"])
+        assert refused.exit_code != 0
+        assert re.search("Permission denied|not permitted", refused.stderr)
+    assert sh(container, f"echo {own + 1} > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj").split() == [str(own + 1)]
+
+
+@EITHER_IDS
+def test_the_runtimes_own_process_inside_can_neither_be_read_nor_traced(sandbox: Sandbox) -> None:
+    container = idle(sandbox, init=True, seccomp="unconfined")
+    for file in ("environ", "mem", "maps", "auxv", "fd/0", "root/etc/hostname", "exe", "cwd", "ns/mnt"):
+        link = file.partition("/")[0] in ("exe", "cwd", "ns")
+        refused = container.exec(["readlink" if link else "cat", f"/proc/1/{file}"])
+        assert refused.exit_code != 0, file
+        assert refused.stdout == ""
+    pid = sh(container, "pidof sleep").strip()
+    assert sh(container, f"readlink /proc/{pid}/exe; cat /proc/{pid}/root/etc/hostname").split()[-1] == "busybox"   # its own can
+
+
+TRACE = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace(16, 1, 0, 0)   # PTRACE_ATTACH
+print(ctypes.get_errno())
+"""
+
+
+@pytest.mark.usefixtures("several_ids")
+def test_nor_by_ptrace(sandbox: Sandbox) -> None:
+    container = sandbox.run("python", FOREVER, init=True, seccomp="unconfined")
+    assert container.exec(["python3", "-c", TRACE], check=True).stdout == f"{errno.EPERM}\n"
+    without = sandbox.run("python", FOREVER, seccomp="unconfined")
+    assert without.exec(["python3", "-c", TRACE], check=True).stdout == "0\n"   # PID 1 is the container's own command

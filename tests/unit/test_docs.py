@@ -124,6 +124,42 @@ def test_every_decision_is_in_the_index() -> None:
         assert re.fullmatch(rf"# {path.name[:4]}\. \S.*", title), f"{path.name} begins with {title!r}, not '# {path.name[:4]}. …'"
 
 
+def isolation_rows() -> dict[str, list[str]]:
+    """Return the rows of the table on isolation: first cell → the others."""
+    text = (ROOT / "docs/explanation/isolation.md").read_text().partition("## Line by line")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0][1:] == ["here", "Docker", "Podman", "bubblewrap", "shown by"]
+    return {row[0].strip("| "): row[1:] for row in rows[2:]}
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = {name for path in pages() for name in re.findall(r"`(tests/\S+\.py::test_\w+)`", path.read_text())}
+    assert len(named) > 30
+    for file in {name.partition("::")[0] for name in named}:
+        tree = ast.parse((ROOT / file).read_text())
+        there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for name in named:
+            assert name.partition("::")[0] != file or name.partition("::")[2] in there, f"there is no {name}"
+
+
+def test_every_line_on_isolation_is_of_all_four_and_names_a_test() -> None:
+    rows = isolation_rows()
+    wanted = {"user namespace", "capabilities", "bounding set", "inheritable and ambient sets", "`no_new_privs`", "system calls", "masks",
+              "read-only paths", "device nodes", "keyring", "rlimits", "`oom_score_adj`", "dumpable", "umask", "sysctls"}
+    assert wanted <= set(rows)
+    for name, cells in rows.items():
+        assert len(cells) == 5
+        assert all(cells), f"a cell of {name} is empty"
+        assert re.fullmatch(r"`tests/(kernel|security)/[^`]+`(, `tests/[^`]+`)*", cells[-1]), f"no test from inside shows {name}"
+
+
+def test_the_page_on_isolation_has_every_path_that_is_hidden_or_read_only() -> None:
+    from pytest_sealed.runtime.plan import MASKED, READ_ONLY
+    rows = isolation_rows()
+    for name, paths in (("masks", MASKED), ("read-only paths", READ_ONLY)):
+        assert {path.rpartition("/")[2] for path in paths} <= set(re.findall(r"`([^`]+)`", rows[name][0]))
+
+
 @pytest.mark.parametrize("example", examples("toml"), ids=str)
 def test_every_recipe_is_one(example: Example) -> None:
     from pytest_sealed.images.recipe import parse_recipe

@@ -314,6 +314,9 @@ def test_no_capability_beyond_the_eleven_can_be_given() -> None:
     error = refusal(capabilities=["SYS_ADMIN"])
     assert error.message.startswith("capability 'SYS_ADMIN' can't be given to a container")
     assert "CHOWN" in error.remedy
+    for name in ("NET_ADMIN", "cap_net_raw"):
+        assert refusal(capabilities=["KILL", name]).message == (
+            f"capability {name.upper().removeprefix('CAP_')!r} would have no effect: a container's network belongs to its session")
 
 
 # ---------------------------------------------------------------- mounts
