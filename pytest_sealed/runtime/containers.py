@@ -75,15 +75,25 @@ class Containers:
             require_room(self._s.run_dir)
         record = ContainerRecord(request, channel)
         self._records[record.id] = record
-        for port in request["ports"]:
-            self.publish(record.id, port, fds.pop(0))
-        record.attached = [(fds.pop(0), row["source"], row["target"]) for row in request["mounts"] if row["passed"]]
-        record.secrets = fds.pop(0) if request["secrets"] else -1
-        stdio = [fds.pop(0) for _ in range(3)] if request["stdio"] else []
-        self._s.loop.watch(channel.fileno(), lambda: self._hung_up(record))
-        if not request["tty"] and not request["stdio"]:
-            stdio = self._spool(record)
-        self._s.hubs.attach(record, lambda error: self._networked(record, stdio, error) if error else self._root(record, stdio))
+        stdio: list[int] = []
+        try:
+            for port in request["ports"]:
+                self.publish(record.id, port, fds.pop(0))
+            for row in request["mounts"]:
+                if row["passed"]:
+                    record.attached.append((fds.pop(0), row["source"], row["target"]))
+            record.secrets = fds.pop(0) if request["secrets"] else -1
+            stdio += [fds.pop(0) for _ in range(3)] if request["stdio"] else []
+            self._s.loop.watch(channel.fileno(), lambda: self._hung_up(record))
+            if not request["tty"] and not request["stdio"]:
+                stdio += self._spool(record)
+            self._s.hubs.attach(record, lambda error: self._networked(record, stdio, error) if error else self._root(record, stdio))
+        except BaseException:   # a request that makes no sense: nothing of it stays
+            self._s.loop.unwatch(channel.fileno())
+            record.channel = None   # the caller's, who answers on it
+            self._close_all(stdio)
+            self._forget(record)
+            raise
 
     def restart(self, container: str, reply: Channel) -> None:
         """Run a stopped container's command again, on its own file system and networks."""
@@ -198,34 +208,50 @@ class Containers:
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
         """Take the child's next message: {"map"}, {"terminal"}, {"exec"}, {"error"}, or the end, which exec brings."""
+        fds: list[int] = []
         try:
             received = sync.receive()
+            if received is not None:
+                message, fds = received
+                self._heard(record, sync, message, fds)
+                return
         except OSError:
-            received = None
-        if received is None:
-            self._s.loop.unwatch(sync.fileno())
-            sync.close()
-            record.sync = None
-            if record.started and record.failure is None:
-                self._running(record)
-            return   # else its end, which follows at once, tells
-        message, fds = received
+            pass
+        except Exception as error:   # no child of ours says that: it has become somebody else's, and ends alone
+            record.failure = {"kind": "", "text": f"its process said what none says before its command runs: {error!r}"}
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._s.loop.unwatch(sync.fileno())
+        sync.close()
+        record.sync = None
+        if record.started and record.failure is None:
+            self._running(record)
+        else:   # it ends by itself, if it is still ours. Its end tells
+            self._kill(record)
+
+    def _heard(self, record: ContainerRecord, sync: Channel, message: dict[str, Any], fds: list[int]) -> None:
+        """Act on a message of the child's; it takes out of `fds` what it keeps."""
         if "map" in message:
+            uid, gid = message["map"]
             try:
-                self._write_maps(record, *message["map"])
+                self._write_maps(record, int(uid), int(gid))
                 if message["writable"]:
+                    self._close(record, "writable")
                     record.writable = fds.pop()
                 self._keep(record, fds)
                 sync.send({"mapped": True})
-            except OSError as error:   # it was killed meanwhile; else it would wait for ever. Its end tells
-                record.failure = record.failure or {"kind": "", "text": f"it ended, or its ids could not be mapped: {error}"}
+            except OSError as why:   # it was killed meanwhile; else it would wait for ever. Its end tells
+                record.failure = record.failure or {"kind": "", "text": f"it ended, or its ids could not be mapped: {why}"}
                 self._kill(record)
         elif "terminal" in message:
-            record.terminal = fds[0]
+            self._close(record, "terminal")
+            record.terminal = fds.pop(0)
         elif "exec" in message:
             record.started = True
         elif "error" in message:
-            record.failure = message["error"]
+            error = message["error"]
+            record.failure = {"kind": str(error["kind"]), "errno": int(error.get("errno", 0)), "text": str(error["text"])[:4000]}
 
     def _write_maps(self, record: ContainerRecord, uid: int, gid: int) -> None:
         ids = self._s.ids
@@ -241,6 +267,7 @@ class Containers:
         record.mount_ns = mount_ns
         if folders:
             old, record.attached = record.attached, [(fd, *row[1:]) for fd, row in zip(folders, record.attached, strict=True)]
+            folders.clear()
             for fd, _, _ in old:
                 os.close(fd)
 

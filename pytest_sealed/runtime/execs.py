@@ -67,34 +67,51 @@ class Execs:
         self._s.loop.watch(reply.fileno(), lambda: self._hung_up(execution))
 
     def _progress(self, execution: ExecRecord, sync: Channel) -> None:
+        fds: list[int] = []
         try:
             received = sync.receive()
+            if received is not None:
+                message, fds = received
+                self._heard(execution, message, fds)
+                return
         except OSError:
-            received = None
-        if received is None:
-            self._s.loop.unwatch(sync.fileno())
-            sync.close()
-            self._named(execution)
-            execution.started = True
-            if execution.failure is None and execution.pid:
-                self._tell(execution, {"started": {"pid": execution.pid}}, [execution.terminal] if execution.terminal >= 0 else [])
-            elif execution.failure is None:
-                execution.failure = {"kind": "", "text": "the container ended meanwhile"}
-            self._finish(execution)
-            return
-        message, fds = received
+            pass
+        except Exception as error:   # no child of ours says that: it has become somebody else's
+            execution.failure = {"kind": "", "text": f"its process said what none says before its command runs: {error!r}"}
+            self._kill(execution)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._s.loop.unwatch(sync.fileno())
+        sync.close()
+        self._named(execution)
+        execution.started = True
+        if execution.failure is None and execution.pid:
+            self._tell(execution, {"started": {"pid": execution.pid}}, [execution.terminal] if execution.terminal >= 0 else [])
+        elif execution.failure is None:
+            execution.failure = {"kind": "", "text": "the container ended meanwhile"}
+        self._finish(execution)
+
+    def _heard(self, execution: ExecRecord, message: dict[str, Any], fds: list[int]) -> None:
+        """Act on a message of the child's; it takes out of `fds` what it keeps."""
         if "pid" in message:
-            execution.pid = message["pid"]
-            execution.status = self._early.pop(execution.pid, None)
-            if execution.status is None:
-                self._pids[execution.pid] = execution
+            pid = int(message["pid"])
+            status = self._early.pop(pid, None)
+            if status is None and not _belongs(pid, execution.container):
+                raise ValueError(f"process {pid} is none of the container's")
+            execution.pid, execution.status = pid, status
+            if status is None:
+                self._pids[pid] = execution
             self._named(execution)
             if execution.channel.socket.fileno() < 0:
                 self._kill(execution)
         elif "terminal" in message:
-            execution.terminal = fds[0]
+            if execution.terminal >= 0:
+                os.close(execution.terminal)
+            execution.terminal = fds.pop(0)
         elif "error" in message:
-            execution.failure = message["error"]
+            error = message["error"]
+            execution.failure = {"kind": str(error["kind"]), "errno": int(error.get("errno", 0)), "text": str(error["text"])[:4000]}
             if execution.failure["kind"] == "processes":
                 error = _no_process(execution.container)
                 execution.failure = {"kind": type(error).__name__, "text": error.message, "remedy": error.remedy}
@@ -186,6 +203,14 @@ class Execs:
             namespace = os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         answer(reply, {}, (namespace,))
         os.close(namespace)
+
+
+def _belongs(pid: int, record: ContainerRecord) -> bool:
+    """Tell whether a process is in a container's PID namespace."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{record.pid}/ns/pid")
+    except PermissionError:
+        return True   # one of both is about to end: newer kernels show nobody its namespaces then
 
 
 def _no_process(record: ContainerRecord) -> ContainerFailed:

@@ -156,9 +156,10 @@ class Supervisor:
                 raise SpecError(f"there is no operation {request.get('op')!r}")
             handler(request, reply, fds)
         except BaseException as error:
-            for fd in fds:
-                _close(fd)
             refuse(reply, error)
+        finally:
+            for fd in fds:   # that no handler has taken out
+                _close(fd)
 
     def do_hello(self, _request: dict[str, Any], reply: Channel, _fds: list[int]) -> None:
         answer(reply, {"pid": os.getpid(), "memory_upper": self.memory_upper})

@@ -62,6 +62,8 @@ class Context:
                 fd = self.resolve(path, _DIRECTORY)
                 break
             except FileNotFoundError:
+                if not path:   # it was no absolute one
+                    raise
                 path, name = os.path.split(path)
                 missing.append(name)
         for name in reversed(missing):
