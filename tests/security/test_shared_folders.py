@@ -134,3 +134,18 @@ def test_names_that_are_swapped_all_the_time_lead_nowhere(sandbox: Sandbox, shar
         assert canary.read_text() == "of the host"
     assert container.status == "running", container.logs()
     assert container.exec(["sh", "-c", "grep -r 'of the host' /stolen"]).stdout == ""
+
+
+@EITHER_IDS
+def test_in_a_folder_that_is_not_known_as_shared_a_link_is_followed(sandbox: Sandbox, container: Container, shared: Path, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the attacks above work where nothing stands against them."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").write_text("of another")
+    sh(container, f"ln -s {victim} /shared/link")
+    monkeypatch.setattr(sandbox.session, "shared", set())
+    container.get("/out/canary", shared / "link/written")
+    assert (victim / "written").read_text() == "evil\n"
+    container.put(shared / "link/secret", "/stolen")
+    assert container.read_text("/stolen") == "of another"
