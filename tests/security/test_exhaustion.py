@@ -97,3 +97,41 @@ def test_many_containers_that_end_badly_at_once(sandbox: Sandbox) -> None:
     containers = [sandbox.run("busybox", ["tail", "/dev/zero"], memory="16M") for _ in range(8)]
     assert [container.wait(120) for container in containers] == [128 + 9] * 8
     assert all(container.oom_killed for container in containers)
+
+
+SOCKETS = """
+import resource, socket, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+kept = []
+try:
+    while True:
+        pair = socket.socketpair()
+        for one in pair:
+            one.setblocking(False)
+            try:
+                while True:
+                    one.send(b"x" * 65536)
+            except BlockingIOError:
+                kept.append(one)
+except OSError as error:
+    print(error.strerror, flush=True)
+"""
+
+
+@pytest.mark.usefixtures("neighbour")
+def test_sockets_and_what_waits_in_them_are_the_containers_own(sandbox: Sandbox) -> None:
+    container = sandbox.run("python", ["python3", "-c", SOCKETS], memory="64M")
+    code = container.wait(120)
+    assert container.oom_killed or "Too many open files" in container.logs(), (code, container.logs())
+    few = sandbox.run("python", ["python3", "-c", SOCKETS], ulimits={"nofile": 64}, memory="256M")
+    assert few.wait(120) == 0
+    assert few.logs() == "Too many open files\n"
+
+
+def test_without_limits_one_takes_what_there_is(sandbox: Sandbox) -> None:
+    """What a container with a limit is refused, one without is given: it is the limit that stops it."""
+    script = "head -c 100000000 /dev/zero > /dev/shm/big && echo done"
+    limited = idle(sandbox, memory="32M", shm_size="128M")
+    assert limited.exec(["sh", "-c", script]).exit_code == 128 + 9
+    assert idle(sandbox, shm_size="128M").exec(["sh", "-c", script]).stdout == "done\n"
