@@ -1,4 +1,4 @@
-"""Images as wheels: what is in one, what pip and its hashes make of it, and how its image gets into the store: checked, once, by many."""
+"""Images as wheels: what is in one, and how its image gets into the store: checked, once, by many."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from archives import Made, docker_archive, layer, layout
 
 from pytest_sealed import Sandbox, image
 from pytest_sealed.errors import ImageError, SpecError
-from pytest_sealed.images.build import Builder
-from pytest_sealed.images.finder import find_recipe
 from pytest_sealed.images.installed import installed_wheels, wheel_for
 from pytest_sealed.images.load import Loader
 from pytest_sealed.images.pack import pack_wheel
@@ -27,8 +25,6 @@ from pytest_sealed.images.progress import Progress
 from pytest_sealed.images.prune import prune
 from pytest_sealed.images.store import Store
 from pytest_sealed.images.verify import verify
-
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/pinned"
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +40,11 @@ def wheel(busybox: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_wheel(busybox, "busybox", tmp_path_factory.mktemp("dist"), version="1.37")
 
 
-def pip(*argv: str | Path, **kept: bool) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *map(str, argv)],
-                          capture_output=True, text=True, check=False, env={**os.environ, "PIP_CONFIG_FILE": os.devnull})
-    assert kept or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def install(wheel: Path, target: Path) -> Path:
-    pip("install", "--no-index", "--no-deps", "--target", target, wheel)
+    argv = ["install", "--disable-pip-version-check", "--no-input", "--no-index", "--no-deps", "--target", str(target), str(wheel)]
+    done = subprocess.run([sys.executable, "-m", "pip", *argv], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PIP_CONFIG_FILE": os.devnull})
+    assert done.returncode == 0, done.stdout + done.stderr
     return target
 
 
@@ -61,24 +53,6 @@ def site(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the installed wheel, from which this process can import."""
     monkeypatch.syspath_prepend(str(install(wheel, tmp_path / "site")))
     return tmp_path / "site"
-
-
-def index_of(wheel: Path, folder: Path) -> str:
-    """Make a folder of simple pages, see PEP 503; return its URL."""
-    name = wheel.name.partition("-")[0].replace("_", "-")
-    (folder / name).mkdir(parents=True)
-    shutil.copy(wheel, folder / name)
-    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    page = '<!DOCTYPE html><html><body><a href="{}">{}</a></body></html>'
-    (folder / name / "index.html").write_text(page.format(f"{wheel.name}#sha256={sha256}", wheel.name))
-    (folder / "index.html").write_text(page.format(f"{name}/", name))
-    return folder.as_uri()
-
-
-def pinned(wheel: Path) -> str:
-    """Return the line that pip-compile and uv write for a wheel."""
-    name, version = wheel.name.split("-")[:2]
-    return f"{name.replace('_', '-')}=={version} \\\n    --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
 def test_a_wheel_holds_a_layout_licences_sources_and_a_bill_of_materials(store: Store, wheel: Path, tmp_path: Path) -> None:
@@ -300,26 +274,3 @@ def test_the_command_prints_the_path_and_the_list_of_images_names_what_waits(
     out = sealed(other, "images").stdout
     assert "in wheels" not in out
     assert "wheel sealed-image-busybox 3" in out
-
-
-def test_the_examples_project_runs_on_a_database_that_its_requirements_pin(
-        new_store: Callable[[], Store], tmp_path: Path, several_ids: None) -> None:
-    """As the page describes it, with a folder of simple pages for an index: packed, pinned by hash, installed, run in an empty store."""
-    builds = new_store()
-    Builder(builds).build(find_recipe("postgres"))
-    wheel = pack_wheel(builds, "postgres", tmp_path / "dist", version="15.1", level=1)
-    url = index_of(wheel, tmp_path / "simple")
-    project = tmp_path / "project"
-    shutil.copytree(EXAMPLE, project)
-    assert (project / "requirements.in").read_text() == "psycopg[binary]\npytest-sealed\nsealed-image-postgres\n"
-    (project / "requirements.txt").write_text(pinned(wheel))   # of the three, what isn't installed here
-    arguments = ("install", "--require-hashes", "--no-deps", "--index-url", url, "--target", tmp_path / "site",
-                 "-r", project / "requirements.txt")
-    pip(*arguments)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=project, capture_output=True, text=True,
-                          check=False, env={**os.environ, "SEALED_STORE": str(new_store().root), "PYTHONPATH": str(tmp_path / "site")})
-    assert done.returncode == 0, done.stdout + done.stderr
-    (project / "requirements.txt").write_text(pinned(wheel).replace("sha256:", "sha256:0").rstrip()[:-1] + "\n")
-    refused = pip(*arguments, "--upgrade", kept=True)
-    assert refused.returncode != 0
-    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in refused.stderr

@@ -1,4 +1,4 @@
-"""Runs on the Postgres that requirements.txt pins, by its hash: no registry, no build, nothing fetched while tests run."""
+"""Runs on the Postgres that a lock file of Python packages pins, by its hash: no registry, no build, nothing fetched while tests run."""
 
 from __future__ import annotations
 
