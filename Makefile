@@ -1,7 +1,7 @@
 # One command for each thing. Every target sets up what it needs first: see .ci/setup.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vm lint bench docs clean
+.PHONY: help demo test test-vm fuzz lint bench docs clean
 
 PYTEST  := .venv/bin/python -m pytest
 PYTEST8 := .venv-pytest8/bin/python -m pytest
@@ -25,6 +25,11 @@ test-vm:   ## boot other kernels and accounts in virtual machines, and run the t
 	@.ci/setup vm
 	$(PYTEST) tests/vm
 
+fuzz:   ## parsers of what strangers write, led by coverage, for SECONDS=3600 (needs a CPython that atheris has wheels for)
+	@.ci/setup lint
+	.venv/bin/python -m pip install --disable-pip-version-check --quiet --group fuzz
+	nice -n 15 .venv/bin/python tests/fuzzing.py $(or $(SECONDS),3600)
+
 lint:   ## style, types, import directions, documentation
 	@.ci/setup lint
 	@.ci/lint
@@ -38,4 +43,4 @@ docs:   ## check every example and every link of the documentation
 	@.ci/lint docs
 
 clean:  ## remove virtual environments and caches; the images stay (`sealed rm --all` removes those)
-	rm -rf .venv .venv-pytest8 .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-pytest8 .mypy_cache .pytest_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
