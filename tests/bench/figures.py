@@ -27,8 +27,12 @@ class Distribution:
                 f"  (n={len(self.times)})")
 
 
-def in_turn(count: int, **works: Callable[[], object]) -> list[Distribution]:
-    """Run the works in turn, `count` times each after one for warming up, so that the machine's mood is the same for all."""
+def in_turn(count: int, *, after: Callable[[], object] = lambda: None, **works: Callable[[], object]) -> list[Distribution]:
+    """Run the works in turn, `count` times each after one for warming up, so that the machine's mood is the same for all.
+
+    Args:
+        after: what cleans up after each; not measured.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(count + 1):
         for name, work in works.items():
@@ -36,4 +40,5 @@ def in_turn(count: int, **works: Callable[[], object]) -> list[Distribution]:
             work()
             if round_:
                 times[name].append((time.perf_counter() - began) * 1000)
+            after()
     return [Distribution(name, tuple(sorted(values))) for name, values in times.items()]
