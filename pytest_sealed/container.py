@@ -38,7 +38,7 @@ __all__ = ["Container", "ExecResult", "Stats", "image"]
 
 ExecResult = execution.ExecResult
 
-_KILL = 30.0    # seconds until a container that doesn't die counts as a bug
+_KILL = 60.0    # seconds until a container that doesn't die counts as a bug
 _LAST_LINES = 20
 _MOST_PASSED = 240   # descriptors in one request, of the kernel's SCM_MAX_FD (253)
 _NEWS = 0.05     # seconds that the news of an end may take: a test fails by the lost connection first
