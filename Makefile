@@ -34,7 +34,7 @@ lint:   ## style, types, import directions, documentation
 	@.ci/setup lint
 	@.ci/lint
 
-bench:  ## measurements, side by side with bubblewrap (and with Docker where it is installed)
+bench:  ## measurements, side by side with bubblewrap, skopeo and, where they are installed, Podman and Docker
 	@.ci/setup bench
 	$(PYTEST) tests/bench -s
 

@@ -138,7 +138,11 @@ def _sweep_folders() -> None:
     """Clean up after runs of this account that were killed: their sessions lie where nobody else sweeps."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
         pid = folder.name.removeprefix(FOLDER).partition("-")[0]
-        if folder.lstat().st_uid == os.geteuid() and folder.is_dir() and not Path("/proc", pid).exists():
+        try:
+            ours = folder.lstat().st_uid == os.geteuid() and folder.is_dir()
+        except FileNotFoundError:   # its run has just ended
+            continue
+        if ours and not Path("/proc", pid).exists():
             subprocess.run([sys.executable, "-m", "pytest_sealed.cli", "sweep"], check=False, capture_output=True,
                            env={**os.environ, "XDG_RUNTIME_DIR": str(folder)})
             _remove_empty(folder)
