@@ -140,9 +140,9 @@ HANGING = command("sh", "-c", "echo >> /looks; exec sleep 1000000")
 
 
 def counted(container: Container, needed: int) -> str | None:
-    """Hold at the look after `needed` others."""
+    """Hold at the look after `needed` others, or after more if the slow one has not begun by then."""
     container.tries = tries = getattr(container, "tries", -1) + 1   # type: ignore[attr-defined]
-    return None if tries == needed else f"look {tries}"
+    return None if tries >= needed and container.exec(["test", "-s", "/looks"]).exit_code == 0 else f"look {tries}"
 
 
 @EITHER_IDS
@@ -168,7 +168,7 @@ def test_what_takes_long_counts_when_it_holds(sandbox: Sandbox) -> None:
 def test_of_several_each_last_answer_is_told(sandbox: Sandbox) -> None:
     container = sandbox.run("busybox", HANGS, name="web", wait=tcp(81))
     answers = said(container, any_of(http(80), tcp(1), all_of(tcp(81), HANGING)), 0.5).splitlines()[0].split("the last answer was: ")[1]
-    assert re.fullmatch(r"port 80: timed out; port 1: Connection refused; it had not ended after 0\.[45]\d* s, and was killed", answers)
+    assert re.fullmatch(r"port 80: timed out; port 1: Connection refused; it had not ended after 0\.\d+ s, and was killed", answers)
 
 
 # ---------------------------------------------------------------- it ends first
@@ -250,8 +250,9 @@ def test_what_holds_only_once_it_has_ended_is_asked_for_a_last_time(sandbox: San
 def test_a_wait_that_is_over_names_what_was_waited_for_and_the_last_answer(sandbox: Sandbox, condition: Wait, answer: str) -> None:
     script = "httpd -h /etc -p 82; nc -ll -p 83 -e echo SSH-2.0-none & echo starting; exec sleep 1000000"
     container = sandbox.run("busybox", ["sh", "-c", script], name="web", wait=all_of(tcp(82), tcp(83), log("starting")))
-    assert said(container, condition).splitlines() == [
-        f"container 'web' was not ready within 0.2 s: {answer}", "  last log lines of web:", "    starting"]
+    seconds = 2 if "command" in answer else 0.2   # which a busy machine needs to start a program
+    assert said(container, condition, seconds).splitlines() == [
+        f"container 'web' was not ready within {seconds} s: {answer}", "  last log lines of web:", "    starting"]
 
 
 def test_a_container_that_is_never_ready_can_be_looked_into(sandbox: Sandbox) -> None:
