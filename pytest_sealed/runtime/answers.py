@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from pytest_sealed.runtime.protocol import Channel
 
-__all__ = ["answer", "refuse"]
+__all__ = ["answer", "refuse", "told"]
+
+_LONGEST = 16_000   # characters: a text may name two paths, of 4,096 bytes each
 
 
 def answer(reply: Channel, result: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
@@ -31,3 +33,12 @@ def refuse(reply: Channel, error: BaseException) -> None:
     except OSError:
         pass
     reply.close()
+
+
+def told(error: Any) -> dict[str, Any]:
+    """Return why a child's command did not run, of what the child says; it may lie.
+
+    Raises:
+        LookupError, TypeError, ValueError: it says what none says.
+    """
+    return {"kind": str(error["kind"]), "errno": int(error.get("errno", 0)), "text": str(error["text"])[:_LONGEST]}

@@ -10,7 +10,7 @@ import time
 from pytest_sealed.errors import ContainerNotStarted, SpecError
 from pytest_sealed.linux import namespaces, process
 from pytest_sealed.runtime import spawn
-from pytest_sealed.runtime.answers import answer, refuse
+from pytest_sealed.runtime.answers import answer, refuse, told
 from pytest_sealed.runtime.cgroups import Group
 from pytest_sealed.runtime.copied import copy_for
 from pytest_sealed.runtime.plan import Facts, plan
@@ -250,8 +250,7 @@ class Containers:
         elif "exec" in message:
             record.started = True
         elif "error" in message:
-            error = message["error"]
-            record.failure = {"kind": str(error["kind"]), "errno": int(error.get("errno", 0)), "text": str(error["text"])[:4000]}
+            record.failure = told(message["error"])
 
     def _write_maps(self, record: ContainerRecord, uid: int, gid: int) -> None:
         ids = self._s.ids

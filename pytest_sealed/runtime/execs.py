@@ -8,7 +8,7 @@ import signal
 from pytest_sealed.errors import ContainerFailed, SealedError
 from pytest_sealed.linux import namespaces
 from pytest_sealed.runtime import spawn
-from pytest_sealed.runtime.answers import answer
+from pytest_sealed.runtime.answers import answer, told
 from pytest_sealed.runtime.containers import fork_in_group
 from pytest_sealed.runtime.files import serve_files
 from pytest_sealed.runtime.protocol import Channel, pair
@@ -110,8 +110,7 @@ class Execs:
                 os.close(execution.terminal)
             execution.terminal = fds.pop(0)
         elif "error" in message:
-            error = message["error"]
-            execution.failure = {"kind": str(error["kind"]), "errno": int(error.get("errno", 0)), "text": str(error["text"])[:4000]}
+            execution.failure = told(message["error"])
             if execution.failure["kind"] == "processes":
                 error = _no_process(execution.container)
                 execution.failure = {"kind": type(error).__name__, "text": error.message, "remedy": error.remedy}
