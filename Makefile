@@ -17,7 +17,7 @@ demo:   ## set up what is missing, then run the example: a web shop with its own
 
 test:   ## set up what is missing, then run the project's own tests, the plugin's under pytest 8 too, and the example
 	@.ci/setup test
-	$(PYTEST) -n 2
+	$(PYTEST) -n 3
 	$(PYTEST8) tests/plugin $(SAME)
 	$(SHOP)
 
