@@ -304,14 +304,16 @@ def check_seconds(key: str, value: Any) -> float:
 
 
 def check_publish(key: str, value: Any) -> str:
-    if value not in ("loopback", "none"):
-        raise SpecError(f"{key}={value!r} is none of 'loopback', 'none'", remedy="give 'none' for no port of the host, or leave it out")
-    return str(value)
+    return _one_of(key, value, ("loopback", "none"), "give 'none' for no port of the host, or leave it out")
 
 
 def _scratch(key: str, value: Any) -> str:
-    if value not in ("memory", "disk"):
-        raise SpecError(f"{key}={value!r} is none of 'memory', 'disk'", remedy="give 'disk' for big data, or leave it out")
+    return _one_of(key, value, ("memory", "disk"), "give 'disk' for big data, or leave it out")
+
+
+def _one_of(key: str, value: Any, words: tuple[str, ...], remedy: str) -> str:
+    if value not in words:
+        raise SpecError(f"{key}={value!r} is none of {', '.join(map(repr, words))}", remedy=remedy)
     return str(value)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_sealed import ContainerChanges
 
 __all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "MAKE_CGROUPS", "NEEDS_ROOT", "OBEDIENT", "Scratch", "eventually", "host_pid",
-           "idle", "logged", "service", "sh", "status"]
+           "idle", "logged", "needs_writable", "service", "sh", "status"]
 
 Scratch = Literal["memory", "disk"]
 
@@ -40,6 +40,12 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look in
 def idle(sandbox: Sandbox, **options: Unpack[ContainerChanges]) -> Container:
     """Start a container of busybox that does nothing until it is killed."""
     return sandbox.run("busybox", FOREVER, **options)
+
+
+def needs_writable(sandbox: Sandbox) -> None:
+    """Skip where this account can mount nothing writable: see `open_mounts`."""
+    if sandbox.describe().mode == "subids":
+        pytest.skip("an account with a range of ids can't map its own id into a container")
 
 
 def sh(container: Container, script: str, *, user: str | None = None) -> str:

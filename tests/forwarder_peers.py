@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import pytest
 from forwarder_host import TIMEOUT, ForwarderHost
 
-__all__ = ["MIB", "Server", "assert_echoes", "echo", "read_all", "reset"]
+__all__ = ["MIB", "Server", "assert_echoes", "echo", "many_files", "read_all", "reset"]
 
 MIB = 1 << 20
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Both ends of each connection are this process's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Server:

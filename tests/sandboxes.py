@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from boxes import needs_writable
 from registries import Registry, registry
 
 from pytest_sealed import Sandbox
@@ -77,6 +78,14 @@ def several_ids(sandbox: Sandbox) -> None:
     """Skip where the account has no range of ids to give to containers."""
     if sandbox.describe().mode == "single":
         pytest.skip("a container of this account has one id: it has no range in /etc/subuid and /etc/subgid")
+
+
+@pytest.fixture
+def shared(sandbox: Sandbox, tmp_path: Path) -> Path:
+    """A folder of the host's for a container that may write to it."""
+    needs_writable(sandbox)
+    (tmp_path / "shared").mkdir()
+    return tmp_path / "shared"
 
 
 @pytest.fixture

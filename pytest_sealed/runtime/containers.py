@@ -10,7 +10,7 @@ import time
 from pytest_sealed.errors import ContainerNotStarted, SpecError
 from pytest_sealed.linux import namespaces, process
 from pytest_sealed.runtime import spawn
-from pytest_sealed.runtime.answers import answer, refuse, told
+from pytest_sealed.runtime.answers import answer, refuse, take, told
 from pytest_sealed.runtime.cgroups import Group
 from pytest_sealed.runtime.copied import copy_for
 from pytest_sealed.runtime.plan import Facts, plan
@@ -208,20 +208,11 @@ class Containers:
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
         """Take the child's next message: {"map"}, {"terminal"}, {"exec"}, {"error"}, or the end, which exec brings."""
-        fds: list[int] = []
-        try:
-            received = sync.receive()
-            if received is not None:
-                message, fds = received
-                self._heard(record, sync, message, fds)
-                return
-        except OSError:
-            pass
-        except Exception as error:   # no child of ours says that: it has become somebody else's, and ends alone
-            record.failure = {"kind": "", "text": f"its process said what none says before its command runs: {error!r}"}
-        finally:
-            for fd in fds:
-                os.close(fd)
+        why = take(sync, lambda message, fds: self._heard(record, sync, message, fds))
+        if why is None:
+            return
+        if why:
+            record.failure = {"kind": "", "text": why}
         self._s.loop.unwatch(sync.fileno())
         sync.close()
         record.sync = None
@@ -231,7 +222,7 @@ class Containers:
             self._kill(record)
 
     def _heard(self, record: ContainerRecord, sync: Channel, message: dict[str, Any], fds: list[int]) -> None:
-        """Act on a message of the child's; it takes out of `fds` what it keeps."""
+        """Act on a message of the child's, as `take` has it."""
         if "map" in message:
             uid, gid = message["map"]
             try:

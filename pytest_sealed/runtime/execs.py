@@ -8,7 +8,7 @@ import signal
 from pytest_sealed.errors import ContainerFailed, SealedError
 from pytest_sealed.linux import namespaces
 from pytest_sealed.runtime import spawn
-from pytest_sealed.runtime.answers import answer, told
+from pytest_sealed.runtime.answers import answer, take, told
 from pytest_sealed.runtime.containers import fork_in_group
 from pytest_sealed.runtime.files import serve_files
 from pytest_sealed.runtime.protocol import Channel, pair
@@ -67,21 +67,12 @@ class Execs:
         self._s.loop.watch(reply.fileno(), lambda: self._hung_up(execution))
 
     def _progress(self, execution: ExecRecord, sync: Channel) -> None:
-        fds: list[int] = []
-        try:
-            received = sync.receive()
-            if received is not None:
-                message, fds = received
-                self._heard(execution, message, fds)
-                return
-        except OSError:
-            pass
-        except Exception as error:   # no child of ours says that: it has become somebody else's
-            execution.failure = {"kind": "", "text": f"its process said what none says before its command runs: {error!r}"}
+        why = take(sync, lambda message, fds: self._heard(execution, message, fds))
+        if why is None:
+            return
+        if why:
+            execution.failure = {"kind": "", "text": why}
             self._kill(execution)
-        finally:
-            for fd in fds:
-                os.close(fd)
         self._s.loop.unwatch(sync.fileno())
         sync.close()
         self._named(execution)
@@ -93,7 +84,7 @@ class Execs:
         self._finish(execution)
 
     def _heard(self, execution: ExecRecord, message: dict[str, Any], fds: list[int]) -> None:
-        """Act on a message of the child's; it takes out of `fds` what it keeps."""
+        """Act on a message of the child's, as `take` has it."""
         if "pid" in message:
             pid = int(message["pid"])
             status = self._early.pop(pid, None)

@@ -42,6 +42,11 @@ class IdMap:
     def single(self) -> bool:
         return self.mode == "single"
 
+    @property
+    def users(self) -> int:
+        """How many ids a user of a container may be given by: in single mode more than it has, for they all seem to be the one."""
+        return 65536 if self.single else self.count
+
     def session_map(self, gids: bool = False) -> list[tuple[int, int, int]]:
         """Return U0's map as (inside, outside, count) rows."""
         own, start = (self.gid, self.gid_start) if gids else (self.uid, self.uid_start)

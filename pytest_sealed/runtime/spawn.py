@@ -140,7 +140,7 @@ def forbid_imports() -> None:
 
 
 def _account(request: dict[str, Any], ids: IdMap, root_fd: int) -> Account:
-    return resolve_user(request["user"], root_fd=root_fd, count=65536 if ids.single else ids.count)
+    return resolve_user(request["user"], root_fd=root_fd, count=ids.users)
 
 
 def _give(fd: int, account: Account, ids: IdMap) -> None:

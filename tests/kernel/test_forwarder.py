@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from forwarder_host import TIMEOUT, ForwarderHost
-from forwarder_peers import MIB, Server, assert_echoes, echo, read_all, reset
+from forwarder_peers import MIB, Server, assert_echoes, echo, many_files, read_all, reset  # noqa: F401
 
 from pytest_sealed.runtime import logs
 
@@ -285,15 +285,6 @@ def test_a_dropped_container_leaves_no_descriptor(host: ForwarderHost, tmp_path:
 
 
 # Many at once
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Both ends of each connection are this process's."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_files")

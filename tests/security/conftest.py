@@ -12,6 +12,7 @@ from sandboxes import (  # noqa: F401
     root_sandbox,
     sandbox,
     several_ids,
+    shared,
     single,
     single_root_sandbox,
     store,

@@ -137,7 +137,7 @@ LYING = (("spawn.py", "        _enter_user_namespace(account, context, sync)\n",
           f"        {SAY}\n        _enter_user_namespace(account, context, sync)\n"),
          ("spawn.py", "        _execute(request, account, _filters(", f"        {SAY}\n        _execute(request, account, _filters("))
 BELIEVE = ("execs.py", "            if status is None and not _belongs(", "            if False and not _belongs(")
-FALL = ("containers.py", "        except Exception as error:   # no child of ours says that", "        except AssertionError as error:   #")
+FALL = ("answers.py", "    except Exception as error:   # no child of ours says that", "    except AssertionError as error:   #")
 
 packets = st.binary(max_size=64) | st.sampled_from([b"", b"M", b"J", b"J[]", b"J" + b"[" * 60_000]) | st.builds(
     lambda message: b"J" + json.dumps(message).encode(),

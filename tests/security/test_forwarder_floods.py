@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from boxes import eventually
 from forwarder_host import ForwarderHost
-from forwarder_peers import MIB, Server, assert_echoes, echo, reset
+from forwarder_peers import MIB, Server, assert_echoes, echo, many_files, reset  # noqa: F401
 
 IDLE = 1000
 OF_A_CONNECTION = 2     # descriptors: the client's, and the container's
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Both ends of each connection are this process's."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def resident(host: ForwarderHost) -> int:

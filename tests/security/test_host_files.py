@@ -137,14 +137,6 @@ def planted(sandbox: Sandbox, folder: Path, **options: Any) -> set[str]:
             if path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID) or "security.capability" in os.listxattr(path)}
 
 
-@pytest.fixture
-def shared(sandbox: Sandbox, tmp_path: Path) -> Path:
-    if sandbox.describe().mode == "subids":
-        pytest.skip("an account with a range of ids can't map its own id into a container")
-    (tmp_path / "shared").mkdir()
-    return tmp_path / "shared"
-
-
 @EITHER_IDS
 def test_no_file_with_privileges_can_be_planted_in_a_host_folder(sandbox: Sandbox, shared: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.json"

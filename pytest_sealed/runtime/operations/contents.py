@@ -90,7 +90,7 @@ class Tmpfs(Operation):
 
     def apply(self, context: Context) -> None:
         ids = context.ids
-        account = resolve_user(self.user, root_fd=context.root_fd, count=65536 if ids.single else ids.count)
+        account = resolve_user(self.user, root_fd=context.root_fd, count=ids.users)
         owner = f"uid={ids.outer(account.uid)},gid={ids.outer(account.gid)}"
         context.mount_on(_target(context, "a tmpfs", self.target, folder=True), "tmpfs", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV,
                          f"size={self.size},mode={self.mode:o},{owner}")
@@ -112,7 +112,7 @@ class Secrets(Operation):
 
     def apply(self, context: Context) -> None:
         ids = context.ids
-        account = resolve_user(self.user, root_fd=context.root_fd, count=65536 if ids.single else ids.count)
+        account = resolve_user(self.user, root_fd=context.root_fd, count=ids.users)
         data = json.loads(os.pread(self.fd, os.fstat(self.fd).st_size, 0))
         size = sum(len(data[name]) // 2 + 65536 for name in self.names)   # the largest page, for what is begun of one
         mounts.mount("tmpfs", self.place, "tmpfs", _SAFE, f"size={size},mode=0755,uid={ids.outer(0)},gid={ids.outer(0)}")
