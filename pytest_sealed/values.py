@@ -19,6 +19,7 @@ __all__ = ["CAPABILITIES", "CONVERTERS", "LIMITS", "check_file", "check_flag", "
 
 MINIMUM_MEMORY = 8 << 20   # bytes; the runtime itself needs a part of it until the command runs
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DIGITS = 20   # of the largest size, and its sign
 
 CAPABILITIES = {
     "CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8,
@@ -45,7 +46,10 @@ def parse_size(value: int | str, what: str) -> int:
         if match is None or unit not in _UNITS:
             raise SpecError(f"{what}={value!r} is no size: the units are b, k, m, g and t (powers of 1024)",
                             remedy=f'for example {what}="64M"')
-        size = int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit]
+        if "." in match[1] or len(match[1]) > _DIGITS:   # int() takes no text of any length, and no infinity
+            size = int(max(-1.0, min(float(match[1]) * _UNITS[unit], float(1 << 63))))
+        else:
+            size = int(match[1]) * _UNITS[unit]
     else:
         size = value
     if size <= 0:

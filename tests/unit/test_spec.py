@@ -75,8 +75,13 @@ def test_a_size_must_be_above_zero(value: int | str) -> None:
     assert error.remedy.startswith("leave memory out for no limit")
 
 
-def test_a_size_that_no_kernel_can_hold_is_refused() -> None:
-    assert "more than a kernel counts" in refusal(memory="9999999999T").message
+@pytest.mark.parametrize("text", ["9999999999T", "9" * 5000, "9" * 5000 + ".5g"], ids=["unit", "digits", "fraction"])
+def test_a_size_that_no_kernel_can_hold_is_refused(text: str) -> None:
+    assert "more than a kernel counts" in refusal(memory=text).message
+
+
+def test_a_size_below_zero_may_have_any_number_of_digits() -> None:
+    assert "must be above zero" in refusal(memory="-" + "9" * 5000).message
 
 
 @pytest.mark.parametrize("key", ["memory", "swap", "shm_size", "scratch_size"])
