@@ -113,7 +113,8 @@ while True:
         for file in ("environ", "maps", "mem", "fd", "root", "cwd"):
             try:
                 if file in ("fd",):
-                    os.listdir(f"/proc/{pid}/fd")
+                    if len(os.listdir(f"/proc/{pid}/fd")) <= 4:
+                        continue   # in the middle of its execve it is the image's: the standard streams, and one that the execve closes
                 elif file in ("root", "cwd"):
                     os.readlink(f"/proc/{pid}/{file}")
                 else:
