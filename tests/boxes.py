@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_sealed import ContainerChanges
 
-__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "MAKE_CGROUPS", "NEEDS_ROOT", "OBEDIENT", "Scratch", "eventually", "host_pid",
-           "idle", "logged", "needs_writable", "service", "sh", "status"]
+__all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "MAKE_CGROUPS", "NEEDS_ROOT", "OBEDIENT", "Scratch", "children",
+           "eventually", "host_pid", "idle", "logged", "needs_writable", "service", "sh", "state", "status"]
 
 Scratch = Literal["memory", "disk"]
 
@@ -79,6 +79,16 @@ def host_pid(container: Container) -> int:
     raise AssertionError(f"no process of {container.name} on the host")
 
 
+def children(pid: int) -> set[int]:
+    """Return the pids, on this host, of a process's children."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def state(pid: int) -> str:
+    """Return a process's state, a letter: see proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def eventually(check: Callable[[], bool], what: str) -> None:
     """Wait until `check` is true; `what` says in words what has not come true within a minute."""
     deadline = time.monotonic() + 60
@@ -89,6 +99,4 @@ def eventually(check: Callable[[], bool], what: str) -> None:
 
 def service(sandbox: Sandbox, script: str) -> int:
     """Return the pid of a service of the session."""
-    supervisor = sandbox.session.pid
-    return next(pid for pid in map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
-                if script in Path(f"/proc/{pid}/cmdline").read_text())
+    return next(pid for pid in sorted(children(sandbox.session.pid)) if script in Path(f"/proc/{pid}/cmdline").read_text())

@@ -125,9 +125,11 @@ class Session:
         self._ends.callback(self._end)
 
     def _tell_facts(self) -> None:
-        """Write down what a sweep needs to know."""
+        """Write down what a sweep needs to know, all or nothing: this process may be killed at any instant."""
         facts = {"pid": os.getpid(), "disk": str(self.disk), "hierarchy": self.hierarchy.to_json(), "started": self._started}
-        (self.run_dir / "session.json").write_text(json.dumps(facts))
+        new = self.run_dir / "session.json.new"
+        new.write_text(json.dumps(facts))
+        new.replace(self.run_dir / "session.json")
 
     def _start_supervisor(self, config: dict[str, Any], writable: list[str], own: int) -> tuple[Channel, int, int]:
         """Start the supervisor, in a scope of systemd's where that is the way to limits."""

@@ -123,7 +123,7 @@ class Containers:
             self._networked(record, stdio, None)
             return
         ready, report = os.pipe2(os.O_CLOEXEC)
-        child = os.fork()
+        child = s.fork()
         if child == 0:
             copy_for(request["layers"], f"{s.config['disk']}/{record.id}", report)
         os.close(report)
@@ -418,7 +418,7 @@ class Containers:
         if record.etc:
             self._etc.give(record.etc)
         if record.request["scratch"] == "disk" or not self._s.memory_upper:
-            _in_child(lambda: remove_tree(f"{self._s.config['disk']}/{record.id}"))
+            self._in_child(lambda: remove_tree(f"{self._s.config['disk']}/{record.id}"))
 
         def dropped(_message: dict[str, Any], _fds: list[int]) -> None:
             for done in record.on_gone:
@@ -488,6 +488,18 @@ class Containers:
         for container in list(self._records):
             self.remove(container, lambda: None)
 
+    def _in_child(self, work: Callable[[], None]) -> None:
+        """Do slow file work in a forked child; the loop reaps it."""
+        try:
+            child = self._s.fork()
+        except OSError:
+            return   # no process or memory is free: the session's end removes what is left
+        if child == 0:
+            try:
+                work()
+            finally:
+                os._exit(0)
+
     def all_gone(self) -> bool:
         return not self._records
 
@@ -510,16 +522,3 @@ def _write(path: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
-
-
-def _in_child(work: Callable[[], None]) -> None:
-    """Do slow file work in a forked child; the loop reaps it."""
-    try:
-        child = os.fork()
-    except OSError:
-        return   # no process or memory is free: the session's end removes what is left
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)

@@ -33,7 +33,7 @@ class Execs:
         self._s = supervisor
         self._pids: dict[int, ExecRecord] = {}
         self._early: dict[int, int] = {}
-        """Ends that came before the message that says whose they are; kept only while such a message is due: pids come again."""
+        """Ends of commands that came before the message that says whose they are; kept only while one is due: pids come again."""
         self._nameless: set[ExecRecord] = set()
 
     def run(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
@@ -57,6 +57,7 @@ class Execs:
             raise _no_process(record) from None
         if child == 0:
             spawn.run_exec(settled, self._s.ids, record.pid, record.pidfd, procs, fds, theirs)
+        self._s.workers.add(child)
         theirs.close()
         for fd in fds:
             os.close(fd)
@@ -112,7 +113,7 @@ class Execs:
             self._early.clear()
 
     def ended(self, pid: int, status: int) -> None:
-        """Note the end of a child that is no container's PID 1."""
+        """Note the end of a child that is neither a container's PID 1 nor a worker."""
         execution = self._pids.pop(pid, None)
         if execution is None:
             if self._nameless:
@@ -160,7 +161,7 @@ class Execs:
     def files(self, request: dict[str, Any], reply: Channel, fds: list[int]) -> None:
         """Serve a copy in or out from a forked child in the container's mount namespace."""
         record = self._s.containers.get(request["container"])
-        if os.fork() == 0:
+        if self._s.fork() == 0:
             try:
                 serve_files(request, record.mount_ns, self._s.ids, reply, fds)
             finally:
@@ -174,7 +175,7 @@ class Execs:
         """Answer with a user namespace that maps the account's own id to a container's, for idmapped mounts."""
         ids = self._s.ids
         ours, theirs = pair()
-        child = os.fork()
+        child = self._s.fork()
         if child == 0:
             try:
                 ours.close()   # or the end of the channel would never come

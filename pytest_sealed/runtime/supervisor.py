@@ -55,6 +55,8 @@ class Supervisor:
         self.hubs = Hubs(self.network, f"{self.run_dir}/etc")
         self.memory_upper = memory_upper_works(f"{self.run_dir}/root", f"{self.run_dir}/scratch")
         self._disk_upper: bool | None = None
+        self.workers: set[int] = set()
+        """Children whose end means nothing: those for slow work, and those that bring a command into its container."""
         self.containers = Containers(self)
         self.execs = Execs(self)
         self._listener = self._listen()
@@ -87,6 +89,13 @@ class Supervisor:
             self.reap()
         self.loop.watch(ready, reap)
 
+    def fork(self) -> int:
+        """Fork a child for slow work, as os.fork() does; nobody waits for its end."""
+        child = os.fork()
+        if child:
+            self.workers.add(child)
+        return child
+
     def reap(self) -> None:
         """Take the status of every child that has ended; never waits for a particular one."""
         while True:
@@ -96,7 +105,9 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            if not self.containers.ended(pid, status):
+            if pid in self.workers:
+                self.workers.remove(pid)
+            elif not self.containers.ended(pid, status):
                 self.execs.ended(pid, status)
 
     # requests

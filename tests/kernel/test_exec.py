@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
-from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, eventually, idle, sh, status
+from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, children, eventually, idle, sh, state, status
+from weakened import weakened
 
 from pytest_sealed import ContainerFailed, ContainerNotStarted, ExecTimeout, Sandbox, SpecError
 
@@ -129,16 +133,29 @@ def test_a_command_without_any_time_leaves_nothing_running(sandbox: Sandbox) -> 
 
 
 @NEEDS_ROOT
-def test_an_end_is_never_taken_for_that_of_an_earlier_process_with_the_same_pid(sandbox: Sandbox) -> None:
-    container = idle(sandbox)
-    namespace = f"--pid=/proc/{sandbox.session.pid}/ns/pid"
-    sh(container, "true")   # so that the pids before the next are free again
-    container.read_text("/etc/passwd")   # by a process that ends with 0
-    last = subprocess.run(["nsenter", namespace, "cat", "/proc/sys/kernel/ns_last_pid"], check=True, capture_output=True, text=True)
-    copier = int(last.stdout) - 1   # nsenter's own child came after it
-    again = f"echo {copier - 2} > /proc/sys/kernel/ns_last_pid"   # a command is the second process that an exec forks
-    subprocess.run(["nsenter", namespace, "sh", "-c", again], check=True)
-    assert container.exec(["sh", "-c", "exit 3"]).exit_code == 3
+def test_an_end_is_never_taken_for_that_of_an_earlier_process_with_the_same_pid(tmp_path: Path) -> None:
+    """A process that served a copy ends, with 0, while it isn't known yet which process a command is; and that one gets its pid."""
+    with weakened(tmp_path, ("execs.py", "record.mount_ns, self._s.ids, reply, fds)\n",
+                             "record.mount_ns, self._s.ids, reply, fds)\n                signal.sigtimedwait([], 1)\n")) as sandbox:
+        container = idle(sandbox)
+        sh(container, "true")   # so that the pids before the next are free again
+        supervisor = sandbox.session.pid
+        before = children(supervisor)
+        container.read_text("/etc/passwd")
+        [copier] = children(supervisor) - before
+        codes: list[int] = []
+        asks = threading.Thread(target=lambda: codes.append(container.exec(["sh", "-c", "exit 3"]).exit_code))
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            asks.start()
+            eventually(lambda: state(copier) == "Z", "it has ended")
+            number = next(line.split()[-1] for line in Path(f"/proc/{copier}/status").read_text().splitlines() if line.startswith("NSpid"))
+            again = f"echo {int(number) - 2} > /proc/sys/kernel/ns_last_pid"   # a command is the second process that an exec forks
+            subprocess.run(["nsenter", f"--pid=/proc/{supervisor}/ns/pid", "sh", "-c", again], check=True)
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        asks.join()
+    assert codes == [3]
 
 
 def test_many_commands_at_once(sandbox: Sandbox) -> None:

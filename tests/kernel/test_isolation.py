@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, host_pid, idle, sh, status
+from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, children, host_pid, idle, sh, status
 
 from pytest_sealed import Sandbox, SpecError
 from pytest_sealed.values import CAPABILITIES
@@ -124,7 +124,7 @@ def test_the_runtimes_own_processes_have_nothing_of_it_either(monkeypatch: pytes
     monkeypatch.setenv("SECRET", "of-the-host")
     with Sandbox(name="with a secret") as sandbox:
         container = idle(sandbox, init=True)
-        ours = {sandbox.session.pid, *children(sandbox.session.pid)}
+        ours = {sandbox.session.pid, *descendants(sandbox.session.pid)}
         assert host_pid(container) in ours
         assert len(ours) == 5   # supervisor, network service, forwarder, init, command
         for pid in ours:
@@ -133,10 +133,9 @@ def test_the_runtimes_own_processes_have_nothing_of_it_either(monkeypatch: pytes
         assert os.listdir(f"/proc/{host_pid(container)}/fd") == []   # the init keeps no pipe open
 
 
-def children(pid: int) -> set[int]:
-    """Return the pids of a process's descendants."""
-    own = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-    return own.union(*map(children, own))
+def descendants(pid: int) -> set[int]:
+    own = children(pid)
+    return own.union(*map(descendants, own))
 
 
 @EITHER_IDS

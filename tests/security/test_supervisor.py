@@ -12,19 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from boxes import FOREVER, NEEDS_ROOT, eventually, idle
+from boxes import FOREVER, NEEDS_ROOT, children, eventually, idle, state
 from weakened import weakened
 
 from pytest_sealed import Mount, Sandbox, image, log
 from pytest_sealed.request import run_request
-
-
-def children(pid: int) -> set[int]:
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class Started:

@@ -1,0 +1,160 @@
+"""A busy run of pytest with two workers, of which a process or several are killed at a random instant; prints what is left.
+
+A process of its own, run by security/test_crashes.py, for it adopts whatever its descendants leave. Arguments: an empty folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pytest_sealed import Sandbox
+from pytest_sealed.linux.process import set_child_subreaper
+from pytest_sealed.runtime.cgroups import detect, leftovers
+
+SOON = 2.0   # seconds, the promise
+
+SUITE = r"""
+import pytest
+from pytest_sealed import container_fixture, image, network_fixture, tcp
+
+back = network_fixture()
+
+def server(**options):
+    return image("busybox", command=["httpd", "-f", "-h", "/etc", "-p", "80"], wait=tcp(80), ports=[80], **options)
+
+kept = container_fixture(server(), scope="session")
+noisy = container_fixture(image("busybox", command=["sh", "-c", "while :; do dd if=/dev/zero bs=64k count=1; sleep 0.01; done"],
+                                scratch="disk", network=None))
+looped = container_fixture(image("busybox", command=["sh", "-c", "while :; do sleep 0.01; done"], init=True))
+
+@container_fixture
+def web(back): return server(network=back)
+
+@pytest.mark.parametrize("number", range(24))
+def test_busy(kept, web, noisy, looped, number):
+    looped.pause()
+    with web.connect(80): pass
+    assert web.exec(["wget", "-q", "-O", "-", "http://web/hostname"]).exit_code == 0
+    noisy.write_text("/file", "x" * 100_000)
+    kept.exec(["true"], check=True)
+"""
+
+ROLES = {"-m pytest": "pytest", "exec(eval(sys.stdin": "a worker", "runtime/supervisor.py": "a supervisor",
+         "network/service.py": "a network service", "forward/service.py": "a forwarder"}   # by a part of the command
+
+
+class Process:
+    """One of the processes below this one."""
+
+    def __init__(self, pid: int) -> None:
+        state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        self.pid, self.parent, self.ended, self.started = pid, int(parent), state in "ZX", rest[17]
+        self.command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+    def role(self, others: dict[int, Process]) -> str:
+        """Return what it is to a run of pytest; nothing for what a supervisor has forked."""
+        above = others[self.parent].command if self.parent in others else ""
+        return next((role for mark, role in ROLES.items() if mark in self.command and mark not in above), "")
+
+
+def descendants() -> dict[int, Process]:
+    """Return the processes below this one, those apart that have ended."""
+    seen: dict[int, Process] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            process = Process(int(name))
+            seen[process.pid] = process
+    found: dict[int, Process] = {}
+    for pid, process in seen.items():
+        above = process
+        while above.parent in seen and above.parent != os.getpid():
+            above = seen[above.parent]
+        if above.parent == os.getpid() and not process.ended:
+            found[pid] = process
+    return found
+
+
+def rest_after_a_while(before: dict[int, Process]) -> list[str]:
+    """Return the commands of those of `before` that still are there after the promised time."""
+    deadline = time.monotonic() + SOON
+    while True:
+        now = descendants()
+        rest = [process.command for pid, process in before.items() if pid in now and now[pid].started == process.started]
+        if not rest or time.monotonic() > deadline:
+            return rest
+        time.sleep(0.05)
+
+
+def below(pid: int, processes: dict[int, Process]) -> dict[int, Process]:
+    found = {pid: processes[pid]}
+    while more := {one: process for one, process in processes.items() if process.parent in found and one not in found}:
+        found |= more
+    return found
+
+
+def wait_for(pytest: subprocess.Popen[str]) -> None:
+    """Wait until pytest and its workers have ended."""
+    deadline = time.monotonic() + 60
+    pytest.wait(60)
+    while any("a worker" in process.role({}) for process in descendants().values()):
+        assert time.monotonic() < deadline, f"workers go on and on: {[process.command for process in descendants().values()]}"
+        time.sleep(0.1)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    set_child_subreaper()
+    (folder / "test_busy.py").write_text(SUITE)
+    (folder / "run").mkdir(mode=0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(folder / "run")
+    runs = folder / "run/pytest-sealed"
+    with open(folder / "output", "w") as output:
+        pytest = subprocess.Popen([sys.executable, "-m", "pytest", "-n2", "-x", "-p", "no:cacheprovider", "-c", os.devnull,
+                                   "--rootdir", folder, folder], cwd=folder, stdout=output, stderr=subprocess.STDOUT, text=True)
+    draw = random.SystemRandom()
+    if draw.random() > 0.1:   # the others: while it starts
+        while not (runs.is_dir() and list(runs.iterdir())) and pytest.poll() is None:
+            time.sleep(0.02)
+    delay = draw.uniform(0, 1.5)
+    time.sleep(delay)
+
+    now = descendants()
+    roles: dict[str, list[int]] = {}
+    for pid, process in now.items():
+        roles.setdefault(process.role(now), []).append(pid)
+    roles.pop("", None)
+    chosen = draw.sample(sorted(roles), draw.randint(min(1, len(roles)), len(roles)))   # none: it has ended by itself
+    victims = [pid for role in chosen for pid in draw.sample(roles[role], draw.randint(1, len(roles[role])))]
+    draw.shuffle(victims)
+    doomed = {one: process for pid in victims if now[pid].role(now) == "a supervisor" for one, process in below(pid, now).items()}
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    print(f"killed after {delay:.3f} s: {', '.join(now[pid].role(now) for pid in victims)}")
+
+    left = [f"a process of a supervisor's that was killed: {command}" for command in rest_after_a_while(doomed)]
+    wait_for(pytest)
+    left += [f"a process: {command}" for command in rest_after_a_while(descendants())]
+    folders = list(runs.iterdir()) if runs.is_dir() else []
+    disks = [json.loads((path / "session.json").read_text())["disk"] for path in folders if (path / "session.json").exists()]
+    with Sandbox() as sandbox:
+        sandbox.run("busybox", ["true"]).wait(30)
+    left += [f"a folder: {path}" for path in [*map(Path, disks), *folders] if path.exists()]
+    left += [f"cgroups of {path.name}" for path in folders if path.name in leftovers(detect())]
+    left += [f"a mount: {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
+    print("\n".join(left))
+    if left:
+        print((folder / "output").read_text())
+    sys.exit(bool(left))
+
+
+if __name__ == "__main__":
+    main()
