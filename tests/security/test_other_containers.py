@@ -125,12 +125,28 @@ def test_no_packet_can_be_sent_in_anothers_name(sandbox: Sandbox, seccomp: Liter
     assert said[4] != "raw"
 
 
+# A container whose root is that of the namespace that owns its network, with the capabilities that it may not have: NET_ADMIN and NET_RAW.
+OWNER = (("spawn.py", "    namespaces.unshare(namespaces.CLONE_NEWUSER)\n    writable", "    writable"),
+         ("containers.py", "                self._write_maps(record, int(uid), int(gid))\n", ""),
+         ("spawn.py", 'keep = frozenset(request["capabilities"])', 'keep = frozenset(request["capabilities"]) | {12, 13}'))
+
+
+def test_in_the_namespace_that_owns_its_network_they_could_be_sent(tmp_path: Path) -> None:
+    with weakened(tmp_path, *OWNER) as sandbox:
+        other, third = idle(sandbox, name="other"), idle(sandbox, name="third")
+        assert other.address
+        assert third.address
+        attacker = sandbox.run("python", ["python3", "-c", SPOOF, other.address, third.address])
+        assert attacker.wait(60) == 0, attacker.logs()
+        assert attacker.logs().split()[:4] == ["raw", "raw", "packet", "bound"]
+
+
 # One host has one neighbour table for all networks, of 1,024 entries by default: a network of /16 could fill it.
 SCAN = """
-import socket
+import socket, sys
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.setblocking(False)
-for third in range(80, 100):
+for third in range(80, int(sys.argv[1])):
     for last in range(1, 255):
         try:
             udp.sendto(b"x", (f"10.{third}.0.{last}", 9))
@@ -141,7 +157,16 @@ for third in range(80, 100):
 
 def test_whoever_asks_for_all_addresses_fills_no_table(sandbox: Sandbox) -> None:
     attacker = sandbox.run("python", FOREVER)
-    attacker.exec(["python3", "-c", SCAN], check=True)
+    attacker.exec(["python3", "-c", SCAN, "100"], check=True)
     rows = attacker.exec(["cat", "/proc/net/arp"], check=True).stdout.splitlines()[1:]
     assert len(rows) <= 2
     sandbox.run("busybox", ["httpd", "-f", "-p", "80"], wait=tcp(80))   # others join, and are reached
+
+
+def test_were_there_arp_in_a_wide_network_it_would(tmp_path: Path) -> None:
+    """So far as is safe: the table is the whole host's."""
+    with weakened(tmp_path, *OWNER) as sandbox:
+        widen = "ip addr add 10.80.0.1/16 dev eth0 && ip link set eth0 arp on"
+        attacker = sandbox.run("python", ["sh", "-c", f'{widen} && python3 -c "$1" 81 && cat /proc/net/arp', "-", SCAN])
+        assert attacker.wait(60) == 0, attacker.logs()
+        assert len(attacker.logs().splitlines()) > 200
