@@ -144,6 +144,18 @@ def test_an_archive_that_wants_out_is_refused_by_name(room: Room, said: str) -> 
     assert said in caught.value.message
 
 
+@pytest.mark.parametrize("said", ["leads out", "no folder but a symbolic link", "a part of 'way' is",
+                                  "hard link 'own', whose target '../canary' leads out"])
+def test_who_trusts_an_archive_is_led_out(tmp_path: Path, said: str) -> None:
+    """Python's own unpacker without a filter, CVE-2007-4559: the attacks that are safe to show, since they stay in the test's folder."""
+    room = Room(tmp_path)
+    with tarfile.open(fileobj=io.BytesIO(tar_of(*ATTACKS[said]))) as archive:
+        archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)   # type: ignore[assignment]
+        archive.extractall(room.layer)   # noqa: S202
+    with pytest.raises(AssertionError):
+        room.assert_canaries()
+
+
 def test_a_link_of_a_layer_below_is_no_way_out_either(room: Room) -> None:
     room.lower(link("way", "../canaries"), folder("real"))
     with pytest.raises(ImageError, match="'way' is no folder in the layers below"):
