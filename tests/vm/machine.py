@@ -143,7 +143,7 @@ class Machine:
                 ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max",
                  "-smp", str(self.cell.processors), "-m", str(self.cell.memory), "-display", "none", "-nodefaults", "-no-reboot",
                  "-serial", f"file:{self.console}", "-kernel", str(disks.kernel), "-device", "virtio-rng-pci",
-                 "-append", "console=ttyS0 quiet rw panic=-1 init=/sbin/vm-start "
+                 "-append", "console=ttyS0 quiet rw panic=-1 no_timer_check init=/sbin/vm-start "
                             f"root=PARTUUID={ROOT_PARTITION} rootwait {self.cell.append}",
                  "-device", "nvme,id=nvme,serial=vm", *drives, "-device", "virtio-serial-pci",
                  "-chardev", f"file,id=reports,path=/dev/fd/{reports}", "-device", "virtserialport,chardev=reports,name=reports"],
