@@ -187,16 +187,17 @@ def test_the_layers_of_unnamed_snapshots_go_with_the_sandbox_unless_another_uses
     assert busybox.names() == ["busybox"]
 
 
-def test_what_a_killed_session_has_left_goes_with_the_next_sweep(sandbox: Sandbox) -> None:
+def test_what_a_killed_session_has_left_goes_with_the_next_sweep(busybox: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEALED_STORE", str(busybox.root))   # where no other session starts, which would sweep
     script = ("import os, signal; from pytest_sealed import Sandbox; s = Sandbox(); b = s.run('busybox', ['touch', '/left']); b.wait(30); "
               "print(b.snapshot(), flush=True); os.kill(os.getpid(), signal.SIGKILL)")
     name = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
-    assert name in sandbox.store.names()
-    left = sandbox.store.get(name).layers[-1]
+    assert name in busybox.names()
+    left = busybox.get(name).layers[-1]
     done = subprocess.run([sys.executable, "-m", "pytest_sealed.cli", "sweep"], capture_output=True, text=True, check=True)
     assert f"snapshot {name}" in done.stdout
-    assert name not in sandbox.store.names()
-    prune(sandbox.store)
+    assert name not in busybox.names()
+    prune(busybox)
     assert not left.exists()
 
 
