@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,46 +45,36 @@ def connects(path: Path) -> str:
     return "connected"
 
 
-@pytest.fixture
-def open_way(sandbox: Sandbox) -> Iterator[None]:
-    """The folders on the way to the session's, opened to all for the moment: what is left is its own mode."""
-    changed = []
-    for folder in sandbox.session.run_dir.parents:
-        mode = folder.stat().st_mode & 0o7777
-        if folder.stat().st_uid == os.geteuid() and not mode & 0o001:
-            changed.append((folder, mode))
-            folder.chmod(mode | 0o011)
-    yield
-    for folder, mode in changed:
-        folder.chmod(mode)
+@pytest.fixture(params=["range", "single"])
+def reachable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A session to whose folder others have a way: what is left is its own mode. No other test's session is in there."""
+    if request.param == "single":
+        monkeypatch.setenv("SEALED_IDS", "single")
+    with tempfile.TemporaryDirectory(prefix="sealed-way-") as way:
+        os.chmod(way, 0o711)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", way)
+        with Sandbox() as sandbox:
+            sandbox.session.run_dir.parent.chmod(0o711)
+            idle(sandbox)
+            yield sandbox
 
 
 @NEEDS_ROOT
-@EITHER_IDS
-@pytest.mark.usefixtures("open_way")
-def test_another_user_reaches_neither_the_control_socket_nor_logs(sandbox: Sandbox) -> None:
-    idle(sandbox)
-    run_dir = sandbox.session.run_dir
+def test_another_user_reaches_neither_the_control_socket_nor_logs(reachable: Sandbox) -> None:
+    run_dir, pid = reachable.session.run_dir, reachable.session.pid
     attacks = (lambda: connects(run_dir / "control"), lambda: os.listdir(run_dir), lambda: os.listdir(run_dir / "logs"),
-               lambda: (run_dir / "session.json").read_text(), lambda: os.listdir(f"/proc/{sandbox.session.pid}/fd"),
-               lambda: os.readlink(f"/proc/{sandbox.session.pid}/root"))
+               lambda: (run_dir / "session.json").read_text(), lambda: os.listdir(f"/proc/{pid}/fd"),
+               lambda: os.readlink(f"/proc/{pid}/root"))
     for attack in attacks:
         assert as_another(attack) == "PermissionError"
 
 
 @NEEDS_ROOT
-@pytest.mark.usefixtures("open_way")
-def test_were_its_folder_open_the_socket_could_be_reached(sandbox: Sandbox) -> None:
-    idle(sandbox)
-    run_dir = sandbox.session.run_dir
-    control, mode = run_dir / "control", (run_dir / "control").stat().st_mode & 0o7777
-    try:
-        run_dir.chmod(0o711)
-        control.chmod(0o777)
-        assert as_another(lambda: connects(control)) == "connected"
-    finally:
-        control.chmod(mode)
-        run_dir.chmod(0o700)
+def test_were_its_folder_open_the_socket_could_be_reached(reachable: Sandbox) -> None:
+    run_dir = reachable.session.run_dir
+    run_dir.chmod(0o711)
+    (run_dir / "control").chmod(0o777)
+    assert as_another(lambda: connects(run_dir / "control")) == "connected"
 
 
 def test_the_folders_of_a_session_are_closed(sandbox: Sandbox) -> None:
