@@ -150,7 +150,7 @@ def test_who_trusts_an_archive_is_led_out(tmp_path: Path, said: str) -> None:
     """Python's own unpacker without a filter, CVE-2007-4559: the attacks that are safe to show, since they stay in the test's folder."""
     room = Room(tmp_path)
     with tarfile.open(fileobj=io.BytesIO(tar_of(*ATTACKS[said]))) as archive:
-        archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)   # type: ignore[assignment]
+        archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
         archive.extractall(room.layer)   # noqa: S202
     with pytest.raises(AssertionError):
         room.assert_canaries()
