@@ -58,7 +58,9 @@ class Registry:
     """Where it keeps what it's given."""
 
     def skopeo(self, *argv: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(["skopeo", *argv], capture_output=True, check=True)
+        done = subprocess.run(["skopeo", *argv], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done
 
     def copy(self, source: str, name: str, *options: str, secret: str = "") -> str:
         """Let skopeo push an image; return the digest of what is there then."""
