@@ -65,7 +65,7 @@ class Registry:
     def copy(self, source: str, name: str, *options: str, secret: str = "") -> str:
         """Let skopeo push an image; return the digest of what is there then."""
         login = ("--dest-creds", secret) if secret else ()
-        self.skopeo("copy", "-q", "--dest-tls-verify=false", *login, *options, source, f"docker://{self.host}/{name}")
+        self.skopeo("copy", "-q", "--retry-times", "3", "--dest-tls-verify=false", *login, *options, source, f"docker://{self.host}/{name}")
         return self.digest(name, secret=secret)
 
     def digest(self, name: str, *, secret: str = "") -> str:
