@@ -6,9 +6,11 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -58,14 +60,17 @@ class Registry:
     """Where it keeps what it's given."""
 
     def skopeo(self, *argv: str) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run(["skopeo", *argv], capture_output=True, check=False)
+        with tempfile.TemporaryDirectory() as empty:
+            # Its own memory of what this registry has: from the machine's it would take the blob of another format, and then fail.
+            env = {**os.environ, "_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": empty}
+            done = subprocess.run(["skopeo", *argv], capture_output=True, check=False, env=env)
         assert done.returncode == 0, done.stderr.decode()
         return done
 
     def copy(self, source: str, name: str, *options: str, secret: str = "") -> str:
         """Let skopeo push an image; return the digest of what is there then."""
         login = ("--dest-creds", secret) if secret else ()
-        self.skopeo("copy", "-q", "--retry-times", "3", "--dest-tls-verify=false", *login, *options, source, f"docker://{self.host}/{name}")
+        self.skopeo("copy", "-q", "--dest-tls-verify=false", *login, *options, source, f"docker://{self.host}/{name}")
         return self.digest(name, secret=secret)
 
     def digest(self, name: str, *, secret: str = "") -> str:
