@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_sealed import ContainerChanges
 
 __all__ = ["EITHER_IDS", "EITHER_SCRATCH", "FOREVER", "MAKE_CGROUPS", "NEEDS_ROOT", "OBEDIENT", "Scratch", "children",
-           "eventually", "host_pid", "idle", "logged", "needs_writable", "service", "sh", "state", "status"]
+           "descendants", "eventually", "fields", "host_pid", "idle", "logged", "needs_writable", "service", "sh", "state", "status"]
 
 Scratch = Literal["memory", "disk"]
 
@@ -84,9 +85,26 @@ def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
+def fields(pid: int) -> list[str]:
+    """Return what /proc/PID/stat has after the name, which may hold anything: state, parent and on. See proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def state(pid: int) -> str:
-    """Return a process's state, a letter: see proc_pid_stat(5)."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    """Return a process's state, a letter."""
+    return fields(pid)[0]
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the pids, on this host, of all processes below one, whichever of its threads has made them."""
+    parents: dict[int, int] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):   # it has ended meanwhile
+            parents[int(name)] = int(fields(int(name))[1])
+    found = {pid}
+    while more := {one for one, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
 
 
 def eventually(check: Callable[[], bool], what: str) -> None:

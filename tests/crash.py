@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from boxes import descendants, fields
+
 from pytest_sealed import Sandbox
 from pytest_sealed.linux.process import set_child_subreaper
 from pytest_sealed.runtime.cgroups import detect, leftovers
@@ -55,8 +57,8 @@ class Process:
     """One of the processes below this one."""
 
     def __init__(self, pid: int) -> None:
-        state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        self.pid, self.parent, self.ended, self.started = pid, int(parent), state in "ZX", rest[17]
+        known = fields(pid)
+        self.parent, self.ended, self.started = int(known[1]), known[0] in "ZX", known[19]
         self.command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
     def role(self, others: dict[int, Process]) -> str:
@@ -65,48 +67,43 @@ class Process:
         return next((role for mark, role in ROLES.items() if mark in self.command and mark not in above), "")
 
 
-def descendants() -> dict[int, Process]:
+def alive() -> dict[int, Process]:
     """Return the processes below this one, those apart that have ended."""
-    seen: dict[int, Process] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            process = Process(int(name))
-            seen[process.pid] = process
     found: dict[int, Process] = {}
-    for pid, process in seen.items():
-        above = process
-        while above.parent in seen and above.parent != os.getpid():
-            above = seen[above.parent]
-        if above.parent == os.getpid() and not process.ended:
-            found[pid] = process
-    return found
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[pid] = Process(pid)
+    return {pid: process for pid, process in found.items() if not process.ended}
 
 
 def rest_after_a_while(before: dict[int, Process]) -> list[str]:
     """Return the commands of those of `before` that still are there after the promised time."""
     deadline = time.monotonic() + SOON
     while True:
-        now = descendants()
+        now = alive()
         rest = [process.command for pid, process in before.items() if pid in now and now[pid].started == process.started]
         if not rest or time.monotonic() > deadline:
             return rest
         time.sleep(0.05)
 
 
-def below(pid: int, processes: dict[int, Process]) -> dict[int, Process]:
-    found = {pid: processes[pid]}
-    while more := {one: process for one, process in processes.items() if process.parent in found and one not in found}:
-        found |= more
-    return found
-
-
 def wait_for(pytest: subprocess.Popen[str]) -> None:
     """Wait until pytest and its workers have ended."""
     deadline = time.monotonic() + 60
     pytest.wait(60)
-    while any("a worker" in process.role({}) for process in descendants().values()):
-        assert time.monotonic() < deadline, f"workers go on and on: {[process.command for process in descendants().values()]}"
+    while any("a worker" in process.role({}) for process in alive().values()):
+        assert time.monotonic() < deadline, f"workers go on and on: {[process.command for process in alive().values()]}"
         time.sleep(0.1)
+
+
+def folders(runs: Path) -> dict[Path, Path | None]:
+    """Return each session's run directory, and its folder for writable layers on disk where that is known yet."""
+    found: dict[Path, Path | None] = {}
+    for path in runs.glob("*"):   # nothing, where there is no such folder
+        facts = path / "session.json"
+        with contextlib.suppress(FileNotFoundError):   # it ends at this moment
+            found[path] = Path(json.loads(facts.read_text())["disk"]) if facts.exists() else None
+    return found
 
 
 def main() -> None:
@@ -126,7 +123,7 @@ def main() -> None:
     delay = draw.uniform(0, 1.5)
     time.sleep(delay)
 
-    now = descendants()
+    now = alive()
     roles: dict[str, list[int]] = {}
     for pid, process in now.items():
         roles.setdefault(process.role(now), []).append(pid)
@@ -134,7 +131,9 @@ def main() -> None:
     chosen = draw.sample(sorted(roles), draw.randint(min(1, len(roles)), len(roles)))   # none: it has ended by itself
     victims = [pid for role in chosen for pid in draw.sample(roles[role], draw.randint(1, len(roles[role])))]
     draw.shuffle(victims)
-    doomed = {one: process for pid in victims if now[pid].role(now) == "a supervisor" for one, process in below(pid, now).items()}
+    supervisors = [pid for pid in victims if now[pid].role(now) == "a supervisor"]
+    doomed = {one: now[one] for pid in supervisors for one in (pid, *descendants(pid)) if one in now}
+    sessions = folders(runs)
     for pid in victims:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -142,13 +141,12 @@ def main() -> None:
 
     left = [f"a process of a supervisor's that was killed: {command}" for command in rest_after_a_while(doomed)]
     wait_for(pytest)
-    left += [f"a process: {command}" for command in rest_after_a_while(descendants())]
-    folders = list(runs.iterdir()) if runs.is_dir() else []
-    disks = [json.loads((path / "session.json").read_text())["disk"] for path in folders if (path / "session.json").exists()]
+    left += [f"a process: {command}" for command in rest_after_a_while(alive())]
+    sessions |= folders(runs)
     with Sandbox() as sandbox:
         sandbox.run("busybox", ["true"]).wait(30)
-    left += [f"a folder: {path}" for path in [*map(Path, disks), *folders] if path.exists()]
-    left += [f"cgroups of {path.name}" for path in folders if path.name in leftovers(detect())]
+    left += [f"a folder: {path}" for pair in sessions.items() for path in pair if path is not None and path.exists()]
+    left += [f"cgroups of {name}" for name in leftovers(detect()) if runs / name in sessions]
     left += [f"a mount: {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
     print("\n".join(left))
     if left:

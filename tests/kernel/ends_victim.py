@@ -10,27 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from boxes import MAKE_CGROUPS
+from boxes import MAKE_CGROUPS, descendants
 
 from pytest_sealed import Sandbox
-
-
-def processes(sandbox: Sandbox) -> list[int]:
-    """Return every process below the supervisor, as the host numbers them."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, queue = [], [sandbox.session.pid]
-    while queue:
-        pid = queue.pop()
-        found.append(pid)
-        queue += parents.get(pid, [])
-    return found
 
 
 def main() -> None:
@@ -54,7 +36,7 @@ def main() -> None:
         session = sandbox.session
         print(json.dumps({
             "session": session.name, "run_dir": str(session.run_dir), "disk": str(session.disk), "supervisor": session.pid,
-            "processes": processes(sandbox), "helper": helper, "ports": [disk.port(80)],
+            "processes": [session.pid, *descendants(session.pid)], "helper": helper, "ports": [disk.port(80)],
         }), flush=True)
         sys.stdin.read()
         if sys.argv[1:] == ["crash"]:

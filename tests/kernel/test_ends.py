@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boxes import state
 
 from pytest_sealed.runtime.cgroups import detect, leftovers
 from pytest_sealed.runtime.sweep import sweep
@@ -54,7 +55,7 @@ class Victim:
 def running(pid: int) -> bool:
     """Tell whether a process is there; one that only waits to be reaped by the host's init is gone."""
     try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return state(pid) not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, children, host_pid, idle, sh, status
+from boxes import EITHER_IDS, FOREVER, NEEDS_ROOT, descendants, host_pid, idle, sh, status
 
 from pytest_sealed import Sandbox, SpecError
 from pytest_sealed.values import CAPABILITIES
@@ -131,11 +131,6 @@ def test_the_runtimes_own_processes_have_nothing_of_it_either(monkeypatch: pytes
             names = {row.partition("=")[0] for row in Path(f"/proc/{pid}/environ").read_text().split("\0") if row}
             assert names <= {"PATH", "LC_ALL", "HOME", "HOSTNAME"}
         assert os.listdir(f"/proc/{host_pid(container)}/fd") == []   # the init keeps no pipe open
-
-
-def descendants(pid: int) -> set[int]:
-    own = children(pid)
-    return own.union(*map(descendants, own))
 
 
 @EITHER_IDS
