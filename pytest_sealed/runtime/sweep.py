@@ -95,8 +95,15 @@ def _young(path: Path) -> bool:
 
 
 def _alive(session: str) -> bool:
-    """Tell whether the process that a session is named after still lives: its run directory may be elsewhere."""
-    return Path("/proc", session.partition("-")[0]).exists()
+    """Tell whether the process that a session is named after still lives: its run directory may be elsewhere.
+
+    One that has ended and that nobody has waited for, as the init of many a CI container never does, doesn't. See proc_pid_stat(5).
+    """
+    try:
+        stat = Path("/proc", session.partition("-")[0], "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import fcntl
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from boxes import state
 from filelock import FileLock
 
 from pytest_sealed import Sandbox
@@ -38,6 +40,24 @@ def test_a_session_that_is_just_starting_is_neither_swept_nor_refused(monkeypatc
         assert stat.S_IMODE(sandbox.session.run_dir.stat().st_mode) == 0o700
         assert sandbox.session.run_dir in live_sessions()
     assert sandbox.leftovers() == []
+
+
+@pytest.mark.parametrize("made", [[], ["lock"]], ids=["before its lock", "before its facts"])
+def test_a_session_that_was_killed_as_it_started_is_swept_though_nobody_has_waited_for_it(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: list[str]) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))   # no other sweep comes by
+    killed = subprocess.Popen(["sleep", "60"])
+    path = client.run_root() / f"{killed.pid}-{'0' * 8}"
+    path.mkdir()
+    for name in made:
+        (path / name).touch()
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    assert state(killed.pid) == "Z"
+    try:
+        assert [line for line in sweep() if path.name in line] and not path.exists()
+    finally:
+        killed.wait()
 
 
 @pytest.mark.parametrize("look", [sweep, live_sessions])
