@@ -55,7 +55,8 @@ def test_a_session_that_was_killed_as_it_started_is_swept_though_nobody_has_wait
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
     assert state(killed.pid) == "Z"
     try:
-        assert [line for line in sweep() if path.name in line] and not path.exists()
+        assert [line for line in sweep() if path.name in line]
+        assert not path.exists()
     finally:
         killed.wait()
 
