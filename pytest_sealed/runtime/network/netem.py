@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pytest_sealed.runtime.network import import_pyroute2
+from pytest_sealed.runtime.network import trim_pyroute2
 
 __all__ = ["try_netem"]
 
 
 def try_netem() -> None:
     """Put a netem queue on `lo` of the caller's network namespace. Raises `OSError`: ENOENT: the kernel has no sch_netem."""
-    import_pyroute2()
-    from pyroute2 import IPRoute
+    trim_pyroute2()
+    from pyroute2.iproute.linux import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
     with IPRoute() as route:
         index = route.link_lookup(ifname="lo")[0]
