@@ -50,9 +50,10 @@ class HostReport:
 class _Shared:
     """What a root sandbox and its children share: the store, and the session once one needs it."""
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: Store | None, watched: Sequence[int]) -> None:
         self._given = store
         self._store: Store | None = store
+        self._watched = watched
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._warming: threading.Thread | None = None
@@ -72,7 +73,7 @@ class _Shared:
                     raise absent
                 from pytest_sealed.runtime.sweep import sweep
                 sweep()
-                self._session = Session(self.store.root / "scratch")
+                self._session = Session(self.store.root / "scratch", watched=self._watched)
             return self._session
 
     @property
@@ -104,13 +105,14 @@ class Sandbox:
         network: the name of the network that its containers are on unless they say otherwise.
         store: where images are; by default this account's store.
         publish: of its containers that don't say otherwise, see `ContainerChanges`; by default the parent's, else "loopback".
+        watched: pids of other processes at whose end everything ends too, as at this one's.
 
     Raises:
         SpecError: `publish` is something else.
     """
 
     def __init__(self, *, parent: Sandbox | None = None, name: str = "sandbox", network: str = DEFAULT, store: Store | None = None,
-                 publish: Literal["loopback", "none"] | None = None) -> None:
+                 publish: Literal["loopback", "none"] | None = None, watched: Sequence[int] = ()) -> None:
         self.name = name
         inherited = parent._publish if parent is not None else "loopback"
         self._publish: str = check_publish("publish", inherited if publish is None else publish)
@@ -118,7 +120,7 @@ class Sandbox:
         self.containers: list[Container] = []
         self.networks: dict[str, Network] = {}
         self._parent = parent
-        self._shared: _Shared = parent._shared if parent is not None else _Shared(store)
+        self._shared: _Shared = parent._shared if parent is not None else _Shared(store, watched)
         self._leases = contextlib.ExitStack()
         self._snapshots = Snapshots(lambda: self.store)
         self._leased: set[str] = set()

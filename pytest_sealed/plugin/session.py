@@ -96,6 +96,9 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._owner = os.getpid()
+        parent = os.getppid()   # 0: it is in another PID namespace
+        self._watched = [parent] if parent and hasattr(config, "workerinput") else []
+        """xdist's controller: when that is killed, execnet lets this worker go on for up to ten seconds."""
         self._root: Sandbox | None = None
         self._warm = options.starts_nothing(config)   # or needn't be
         self.figures = Figures()
@@ -143,7 +146,7 @@ class Run:
             from pytest_sealed.plugin.frozen import guard
             from pytest_sealed.sandbox import Sandbox
             self._root = Sandbox(name="session", store=Store(self.store, check=guard(self._config)),
-                                 publish=options.publish(self._config))
+                                 publish=options.publish(self._config), watched=self._watched)
         return self._root
 
     # scopes

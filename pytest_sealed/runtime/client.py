@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -30,6 +30,9 @@ from pytest_sealed.runtime.idmap import IdMap, find_id_map
 from pytest_sealed.runtime.launch import ScopeUnavailable, start_supervisor
 from pytest_sealed.runtime.protocol import Channel, pair
 from pytest_sealed.runtime.room import is_full, no_room
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Session", "drop_run_root", "error_from", "remove_cgroups", "run_root", "site"]
 
@@ -72,18 +75,21 @@ class Session:
 
     Args:
         disk: folder under which writable layers on disk may live.
+        watched: pids of other processes at whose end it ends too, as at this one's.
 
     Attributes:
         shared: (st_dev, st_ino) of the host folders that its containers may write to, or could.
     """
 
-    def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None) -> None:
+    def __init__(self, disk: Path, *, ids: IdMap | None = None, hierarchy: Hierarchy | None = None,
+                 watched: Sequence[int] = ()) -> None:
         self.ids = ids or find_id_map()
         self.hierarchy = hierarchy or detect()
         self.warned: set[str] = set()   # what a test has been told once: images that are copied, "scratch_size"
         self.scoped = False   # whether systemd gave it a scope of its own
         self.hierarchy.enter_leaf()   # before the supervisor is forked: it belongs into the leaf too
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._watched = (os.getpid(), *watched)
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
@@ -113,14 +119,15 @@ class Session:
         self._started = time.time()
         self._tell_facts()
         self._ends.callback(lambda: _end_cgroups(self.hierarchy, self.name, self.ids))
-        own = pidfd_open(os.getpid())
         config = {"session": self.name, "run_dir": str(self.run_dir), "disk": str(self.disk), "ids": self.ids.to_json(),
                   "hierarchy": self.hierarchy.to_json(), "site": site()}
-        try:
+        with contextlib.ExitStack() as after:
+            pidfds = []
+            for pid in self._watched:
+                pidfds.append(pidfd_open(pid))
+                after.callback(os.close, pidfds[-1])
             writable = [str(self.run_dir.parent), str(self._made(self.disk.parent)), *dict.fromkeys(self.hierarchy.bases.values())]
-            self._channel, self._pidfd, self.pid = self._start_supervisor(config, writable, own)
-        finally:
-            os.close(own)
+            self._channel, self._pidfd, self.pid = self._start_supervisor(config, writable, pidfds)
         self._ends.callback(os.close, self._pidfd)
         self._ends.callback(self._end)
 
@@ -131,7 +138,7 @@ class Session:
         new.write_text(json.dumps(facts))
         new.replace(self.run_dir / "session.json")
 
-    def _start_supervisor(self, config: dict[str, Any], writable: list[str], own: int) -> tuple[Channel, int, int]:
+    def _start_supervisor(self, config: dict[str, Any], writable: list[str], pidfds: list[int]) -> tuple[Channel, int, int]:
         """Start the supervisor, in a scope of systemd's where that is the way to limits."""
         manager = scope.manager_for(self.hierarchy)
         if manager is None and scope.may_help(self.hierarchy):   # the command for it would only say that there is no manager
@@ -139,7 +146,7 @@ class Session:
             config["hierarchy"] = self.hierarchy.to_json()
         if manager is not None:
             try:
-                started = start_supervisor(config, writable=list(writable), ids=self.ids, fds=[own], manager=manager)
+                started = start_supervisor(config, writable=list(writable), ids=self.ids, fds=pidfds, manager=manager)
             except ScopeUnavailable as error:
                 self.hierarchy.refuse_all(f"systemd gave this session no scope: {error}", "sealed doctor")
                 config["hierarchy"] = self.hierarchy.to_json()
@@ -147,7 +154,7 @@ class Session:
                 self.hierarchy, self.scoped = Hierarchy.from_json(config["hierarchy"]), True
                 self._tell_facts()
                 return started
-        return start_supervisor(config, writable=writable, ids=self.ids, fds=[own])
+        return start_supervisor(config, writable=writable, ids=self.ids, fds=pidfds)
 
     def _make_run_dir(self) -> None:
         while True:

@@ -1,9 +1,9 @@
 """PID 1 of a session: forks containers, reaps them, and ends everything when its client is gone.
 
-Started by `bootstrap.py` as a fresh `python -I -S` with the fds of its control channel and of a pidfd of
-the client. Single-threaded, small and never blocked: what could take long is done by a forked child, by
-the network service or by the forwarder. When it ends, for whatever reason, the kernel ends every process
-and frees every mount and network of the session. See pid_namespaces(7).
+Started by `bootstrap.py` as a fresh `python -I -S` with the fds of its control channel and of pidfds: the
+client's, and those of others at whose end it ends too. Single-threaded, small and never blocked: what could
+take long is done by a forked child, by the network service or by the forwarder. When it ends, for whatever
+reason, the kernel ends every process and frees every mount and network of the session. See pid_namespaces(7).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SHUTDOWN = 1.5   # seconds that containers get to be gone when the session ends
 class Supervisor:
     """Routes requests to the parts, and owns their common ends."""
 
-    def __init__(self, control: Channel, client_pidfd: int, config: dict[str, Any]) -> None:
+    def __init__(self, control: Channel, watched: list[int], config: dict[str, Any]) -> None:
         self.loop = Loop()
         self.config = config
         self.session: str = config["session"]
@@ -61,7 +61,8 @@ class Supervisor:
         self.execs = Execs(self)
         self._listener = self._listen()
         self._watch_control(control)
-        self.loop.watch(client_pidfd, self.end)
+        for pidfd in watched:
+            self.loop.watch(pidfd, self.end)
         self._watch_children()
 
     def _prepare_folders(self) -> None:
@@ -289,8 +290,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    control, client_pidfd = Channel(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2])
-    for fd in (control.fileno(), client_pidfd):
+    control, watched = Channel(socket.socket(fileno=int(sys.argv[1]))), [int(text) for text in sys.argv[2:]]
+    for fd in (control.fileno(), *watched):
         os.set_inheritable(fd, False)
     received = control.receive()
     if received is None:
@@ -302,7 +303,7 @@ def main() -> None:
         os.dup2(log, 2)
         os.dup2(log, 1)
         spawn.ready_filters = filters.ready()
-        supervisor = Supervisor(control, client_pidfd, config)
+        supervisor = Supervisor(control, watched, config)
         spawn.caught_signals = [number for number in signal.valid_signals() if signal.getsignal(number) not in (signal.SIG_DFL, None)]
         supervisor.loop.run()
     except BaseException as error:

@@ -156,6 +156,16 @@ def test_ctrl_c_under_xdist_ends_them(pytester: pytest.Pytester, gone: Callable[
     gone(2)
 
 
+def test_killing_the_controller_of_xdist_ends_the_containers_of_its_workers(
+    pytester: pytest.Pytester, gone: Callable[[int], None]
+) -> None:
+    process = start(pytester, WAITING, "-n1")
+    process.kill()
+    process.wait(timeout=20)
+    gone(2)   # though the worker is in its test still
+    process.communicate(timeout=60)   # until that has ended too: execnet gives it ten seconds
+
+
 def test_the_death_of_the_supervisor_is_an_error_of_the_tests_that_need_it(pytester: pytest.Pytester, gone: Callable[[int], None]) -> None:
     pytester.makepyfile(PRELUDE + NOTE + """
 import signal
