@@ -13,10 +13,14 @@ import subprocess
 import sys
 import termios
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boxes import eventually
+
+from pytest_sealed import Sandbox
 
 SEALED = [sys.executable, "-m", "pytest_sealed.cli"]
 PATIENCE = 20.0   # seconds until a missing answer is a failure
@@ -34,6 +38,7 @@ class Typist:
         if self.pid == 0:
             os.execv(SEALED[0], [*SEALED, "run", *arguments])  # noqa: S606
         self.seen = ""
+        self.modes = termios.tcgetattr(self.fd)[:4]   # before anything has changed them
         self.size(24, 80)
 
     def size(self, rows: int, columns: int) -> None:
@@ -110,9 +115,41 @@ def test_input_that_nobody_reads_is_no_error() -> None:
 def test_options_reach_the_container(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("from the host")
     tmp_path.chmod(0o755)   # the user in the container is another than this account
-    done = run("-e", "A=b c", "-m", "32M", "-u", "65534", "-w", "/tmp", "-v", f"{tmp_path}:/data", "--name", "box", "busybox",
-               "sh", "-c", "echo $A; id -u; pwd; cat /data/f; echo; hostname; cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
-    assert done.stdout.splitlines()[:5] == ["b c", "65534", "/tmp", "from the host", "box"], done.stderr
+    done = run("-e", "A=b c", "-u", "65534", "-w", "/tmp", "-v", f"{tmp_path}:/data", "--name", "box", "busybox",
+               "sh", "-c", "echo $A; id -u; pwd; cat /data/f; echo; hostname")
+    assert done.stdout.splitlines() == ["b c", "65534", "/tmp", "from the host", "box"], done.stderr
+
+
+def test_limits_and_what_else_is_run_reach_it(sandbox: Sandbox) -> None:
+    files = {"v1": ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "pids/pids.max"),
+             "v2": ("memory.max", "cpu.max", "pids.max")}[sandbox.describe().cgroup]
+    done = run("-m", "32M", "--cpus", "0.5", "--pids", "50", "--read-only", "--init", "--network", "none", "--entrypoint", "sh", "busybox",
+               "-c", f"cd /sys/fs/cgroup; cat {' '.join(files)}; tr -d '\\0' < /proc/1/cmdline; echo; ls /sys/class/net; touch /file")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(32 << 20), "50000", "50", "/sealed-init", "lo"], done.stderr
+    assert (done.returncode, done.stderr) == (1, "touch: /file: Read-only file system\n")
+
+
+def test_a_port_is_printed_and_leads_to_it() -> None:
+    process = subprocess.Popen([*SEALED, "run", "-p", "80", "busybox", "httpd", "-f", "-h", "/etc", "-p", "80"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        found = re.fullmatch(r"port 80 → (127\.0\.0\.1:\d+)\n", process.stderr.readline())
+        assert found
+        eventually(lambda: answers(f"http://{found[1]}/hostname") == "busybox\n", "the port leads to the container")
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def answers(url: str) -> str:
+    """Return what a server sends; nothing while there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:  # noqa: S310
+            return str(response.read().decode())
+    except OSError:
+        return ""
 
 
 def test_a_wrong_image_names_the_nearest_and_the_command() -> None:
@@ -209,8 +246,10 @@ def test_the_escape_keys_end_a_container_that_does_not_read_its_terminal(shell: 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_sealed_run_ends_the_container_and_mends_the_terminal(shell: Typist, number: signal.Signals) -> None:
     shell.command("stty raw -echo; echo raw", r"raw")
+    assert not termios.tcgetattr(shell.fd)[3] & (termios.ECHO | termios.ICANON)
     os.kill(shell.pid, number)
     assert shell.ended() == 128 + number
+    assert termios.tcgetattr(shell.fd)[:4] == shell.modes
 
 
 def test_an_interrupt_is_passed_on_and_a_second_one_kills() -> None:
