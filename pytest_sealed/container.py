@@ -475,7 +475,9 @@ class Container:
 
         Raises:
             ContainerFailed: the process that kept the log has died.
+            SpecError: there is no such stream.
         """
+        waits.check_stream("logs", stream)
         text = spool.text(record for record in self.log_records(since=since or 0) if stream in (None, record.stream))
         return text if tail is None else "\n".join(text.splitlines()[-tail:] if tail > 0 else [])
 

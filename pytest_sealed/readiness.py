@@ -44,7 +44,7 @@ def wait_until(container: Container, condition: waits.Wait, timeout: float) -> N
                 raise NotReady(
                     f"container {container.name!r} was not ready within {timeout:g} s: waited for {condition}; the last answer was: "
                     f"{trial.answer}{container.last_lines()}",
-                    remedy="raise wait_timeout=, or look at the log above for what it waits for")
+                    remedy="raise wait_timeout=, or this wait's own timeout=, or see in its logs() what it waits for")
             if container.poll_exit(0 if trial.looking else min(pause, max(0, remaining))):
                 container.log_position()   # waits for its last words to be in the log
                 trial.give_up()

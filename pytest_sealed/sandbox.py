@@ -227,6 +227,9 @@ class Sandbox:
             return [self.network()]
         networks = [network if isinstance(network, Network) else self._named(network) for network in spec.networks]
         for network in networks:
+            if network._session is not self.session:
+                raise SpecError(f"network {network.name!r} is another sandbox's, of another session",
+                                remedy=f"make one here: sealed.network({network.name!r})")
             if network.closed:
                 raise NetworkError(f"network {network.name!r} was closed", remedy=f"make another: sealed.network({network.name!r})")
         return networks

@@ -52,10 +52,11 @@ def parse_size(value: int | str, what: str) -> int:
             size = int(match[1]) * _UNITS[unit]
     else:
         size = value
+    unlimited = " for no limit" if what == "memory" else ""   # the others have a size where none is given
     if size <= 0:
-        raise SpecError(f"{what}={value!r} must be above zero", remedy=f'leave {what} out for no limit, or give "64M", say')
+        raise SpecError(f"{what}={value!r} must be above zero", remedy=f'leave {what} out{unlimited}, or give "64M", say')
     if size >= 1 << 63:
-        raise SpecError(f"{what}={value!r} is more than a kernel counts (2**63 bytes)", remedy=f"leave {what} out for no limit")
+        raise SpecError(f"{what}={value!r} is more than a kernel counts (2**63 bytes)", remedy=f"leave {what} out{unlimited}, or give less")
     return size
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal, Union, final
 
 from pytest_sealed.errors import SpecError
 
-__all__ = ["AllOf", "AnyOf", "Command", "Healthy", "Http", "Log", "Probe", "Tcp", "Wait", "all_of", "any_of", "command", "healthy",
-           "http", "log", "probe", "tcp"]
+__all__ = ["AllOf", "AnyOf", "Command", "Healthy", "Http", "Log", "Probe", "Tcp", "Wait", "all_of", "any_of", "check_stream", "command",
+           "healthy", "http", "log", "probe", "tcp"]
 
 
 def _port(value: int) -> int:
@@ -142,6 +142,12 @@ def http(port: int, path: str = "/", *, status: int | tuple[int, ...] = ()) -> H
     return Http(_port(port), path, tuple(wanted))
 
 
+def check_stream(what: str, stream: object) -> None:
+    """Raise SpecError unless `stream` is one of a command's two, or None for both."""
+    if stream not in (None, "stdout", "stderr"):
+        raise SpecError(f"{what}(stream={stream!r}) is none of 'stdout', 'stderr'", remedy="leave stream out for both")
+
+
 def log(pattern: str, *, stream: Literal["stdout", "stderr"] | None = None, times: int = 1) -> Log:
     """Wait until a line of the log matches the regular expression `pattern` (`re.search`)."""
     if not isinstance(pattern, str):
@@ -151,8 +157,7 @@ def log(pattern: str, *, stream: Literal["stdout", "stderr"] | None = None, time
     except re.error as error:
         raise SpecError(f"log pattern {pattern!r} is no regular expression: {error}",
                         remedy="escape literal text with re.escape()") from error
-    if stream not in (None, "stdout", "stderr"):
-        raise SpecError(f"log(stream={stream!r}) is none of 'stdout', 'stderr'", remedy="leave stream out for both")
+    check_stream("log", stream)
     if times < 1:
         raise SpecError(f"log(times={times}) can never be met", remedy="give 1 or more")
     return Log(pattern, stream, times)

@@ -17,6 +17,7 @@ from pytest_sealed import (
     ContainerFailed,
     ImageNotFound,
     Mount,
+    Network,
     NetworkError,
     Sandbox,
     SealedError,
@@ -46,6 +47,12 @@ def run(*command: str, **options: Any) -> Bad:
     return lambda sandbox: sandbox.run("busybox", list(command) or FOREVER, name="web", **options)
 
 
+def foreign() -> Network:
+    """Return a network of a session that has ended."""
+    with Sandbox() as other:
+        return other.network("front")
+
+
 NOT_STARTED = "container 'web' (busybox) did not start: "
 USER = "give user= a name of the image's /etc/passwd, or a number"
 LOOK = "look into the image: sealed run -ti busybox sh"
@@ -64,6 +71,8 @@ CASES: list[tuple[str, Bad, type[SealedError], str, str]] = [
     ("no CPU", run(cpus=0), SpecError, "cpus=0 is outside 0.01 to 4096", "leave cpus out"),
     ("negative processes", run(pids=-1), SpecError, "pids=-1 is outside 1 to", "leave pids out"),
     ("an unknown network", run(network="front"), SpecError, "there is no network 'front' in this sandbox", "sealed.network('front')"),
+    ("a network of another session", lambda sandbox: run(network=foreign())(sandbox), SpecError,
+     "network 'front' is another sandbox's, of another session", "make one here: sealed.network('front')"),
     ("a user that is not there", run(user="nosuch"), SpecError, NOT_STARTED + "the container's /etc/passwd has no user 'nosuch'", USER),
     ("a group that is not there", run(user="root:nosuch"), SpecError,
      NOT_STARTED + "the container's /etc/group has no group 'nosuch'", USER),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from boxes import EITHER_IDS, EITHER_SCRATCH, Scratch, idle, logged, sh
 
-from pytest_sealed import Sandbox, log
+from pytest_sealed import Sandbox, SpecError, log
 
 MIB = 1 << 20
 
@@ -99,6 +99,13 @@ def test_what_was_before_a_position_is_left_out_and_only_the_tail_if_wished(sand
     assert container.logs(since=position, tail=1) == "10"
     assert container.logs(tail=100).split() == container.logs().split() == [str(number) for number in range(1, 11)]
     assert container.logs(tail=0) == ""
+
+
+def test_a_stream_that_there_is_not_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(SpecError) as caught:
+        idle(sandbox).logs(stream="err")  # type: ignore[arg-type]
+    assert caught.value.message == "logs(stream='err') is none of 'stdout', 'stderr'"
+    assert caught.value.remedy == "leave stream out for both"
 
 
 def test_records_tell_when_they_were_written(sandbox: Sandbox) -> None:

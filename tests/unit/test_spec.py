@@ -72,7 +72,13 @@ def test_a_size_that_is_neither_text_nor_a_whole_number_is_refused(value: object
 def test_a_size_must_be_above_zero(value: int | str) -> None:
     error = refusal(memory=value)
     assert "must be above zero" in error.message
-    assert error.remedy.startswith("leave memory out for no limit")
+    assert error.remedy == 'leave memory out for no limit, or give "64M", say'
+
+
+@pytest.mark.parametrize("key", ["swap", "shm_size", "scratch_size"])
+def test_a_size_that_has_one_when_it_is_left_out_is_not_said_to_be_unlimited_then(key: str) -> None:
+    assert refusal(memory="64M", **{key: -1}).remedy == f'leave {key} out, or give "64M", say'
+    assert refusal(memory="64M", **{key: 1 << 70}).remedy == f"leave {key} out, or give less"
 
 
 @pytest.mark.parametrize("text", ["9999999999T", "9" * 5000, "9" * 5000 + ".5g"], ids=["unit", "digits", "fraction"])
