@@ -475,6 +475,7 @@ class Container:
 
         Raises:
             ContainerFailed: the process that kept the log has died.
+            ContainerNotStarted: its sandbox was closed.
             SpecError: there is no such stream.
         """
         waits.check_stream("logs", stream)
@@ -487,6 +488,9 @@ class Container:
         Args:
             flush: False: those that are in the log already, rather than all that has been written until now.
         """
+        if self._session.closed:
+            raise ContainerNotStarted(f"the log of container {self.name!r} went with its sandbox, which is closed",
+                                      remedy="read it within the sandbox's `with` block or fixture")
         lost = self._flush() if flush else 0
         records = spool.read(self._log_path, since=since)
         return [*records, spool.loss(lost, records[-1].end if records else since)] if lost else records

@@ -260,6 +260,11 @@ class Session:
         """Whether its containers can be asked anything: never in a forked child of the client."""
         return not self._closed and os.getpid() == self._owner and not readable_fd(self._pidfd, 0)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed here: its run directory, with the logs, is gone."""
+        return self._closed
+
     # the end
 
     def close(self) -> None:

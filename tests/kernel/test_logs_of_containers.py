@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from boxes import EITHER_IDS, EITHER_SCRATCH, Scratch, idle, logged, sh
 
-from pytest_sealed import Sandbox, SpecError, log
+from pytest_sealed import ContainerNotStarted, Sandbox, SpecError, log
 
 MIB = 1 << 20
 
@@ -125,6 +125,17 @@ def test_the_log_outlives_the_end_a_restart_and_the_removal(sandbox: Sandbox) ->
     container.wait(60)
     container.remove()
     assert container.logs() == "run\nrun\n"
+
+
+def test_a_log_that_went_with_its_sandbox_is_an_error_and_not_empty() -> None:
+    with Sandbox() as sandbox:
+        container = sandbox.run("busybox", ["echo", "run"])
+        container.wait(60)
+        assert container.logs() == "run\n"
+    with pytest.raises(ContainerNotStarted) as caught:
+        container.logs()
+    assert caught.value.message == "the log of container 'busybox' went with its sandbox, which is closed"
+    assert caught.value.remedy == "read it within the sandbox's `with` block or fixture"
 
 
 def test_a_container_that_writes_nothing_has_an_empty_log(sandbox: Sandbox) -> None:

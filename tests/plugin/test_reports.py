@@ -50,6 +50,24 @@ def test_junit_xml_has_it_too(pytester: pytest.Pytester, arguments: tuple[str, .
     says_it_all(failure.text)
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n1", "--tb=short", "--show-capture=no")], ids=" ".join)
+def test_a_failed_test_of_unittest_shows_them_too(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+    says_it_all(run(pytester, FAILING.partition("def test")[0] + """
+import unittest
+
+@pytest.mark.usefixtures("db")
+class TestOrders(unittest.TestCase):
+    def test_fails(self): self.assertEqual(1, 2)
+    def test_skipped(self): self.skipTest("not today")
+    def test_passes(self): pass
+""", *arguments, failed=1, skipped=1, passed=1).stdout.str())
+
+
+def test_a_test_that_passes_against_strict_expectations_shows_them_too(pytester: pytest.Pytester) -> None:
+    text = run(pytester, FAILING.replace("wrong", "running").replace("def test", "@pytest.mark.xfail(strict=True)\ndef test"), failed=1)
+    says_it_all(text.stdout.str())
+
+
 def test_a_passed_test_shows_nothing(pytester: pytest.Pytester) -> None:
     assert "container db" not in run(pytester, FAILING.replace("wrong", "running")).stdout.str()
 
