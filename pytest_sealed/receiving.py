@@ -70,7 +70,11 @@ def open_file(path: Path, shared: Shared = ()) -> BinaryIO:
         SpecError: there is such a link, or it is neither file nor folder.
     """
     if _shared_parent(path.absolute(), shared) is None:
-        return path.open("rb")
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")   # a FIFO would wait for its other end
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise SpecError(f"{path} is neither a file nor a folder", remedy="put() copies those; write_text() writes what a program says")
+        return file
     folder = open_folder(path.parent, shared)
     try:
         if not stat.S_ISREG(_mode(folder, path.name)):

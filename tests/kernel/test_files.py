@@ -242,6 +242,17 @@ def test_a_source_that_is_not_there_is_an_error_and_changes_nothing(sandbox: San
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", ["fifo", "/dev/zero"])
+def test_only_files_and_folders_can_be_copied_in(sandbox: Sandbox, tmp_path: Path, path: str) -> None:
+    container = idle(sandbox)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SpecError) as caught:
+        container.put(tmp_path / path, "/srv/copy")
+    assert caught.value.message == f"{tmp_path / path} is neither a file nor a folder"
+    assert caught.value.remedy == "put() copies those; write_text() writes what a program says"
+    assert container.exec(["test", "-e", "/srv/copy"]).exit_code == 1
+
+
 @EITHER_IDS
 @pytest.mark.parametrize("path", ["/fifo", "/dev/null"])
 def test_only_files_and_folders_can_be_copied_out(sandbox: Sandbox, tmp_path: Path, path: str) -> None:
