@@ -42,8 +42,8 @@ GUEST = Path(__file__).resolve().parent / "guest"
 KERNELS = ("bullseye", "bookworm", "trixie", "trixie-backports")
 """Debian suites whose cloud kernel a cell may ask for: 5.10, 6.1, 6.12, and the newest."""
 
-ROOTS = {"bookworm": "3.11", "trixie": "3.13", "alpine": "3.13"}
-"""Root → its Python. Debian releases, and Alpine."""
+ROOTS = {"bookworm": "3.11", "engines": "3.11", "trixie": "3.13", "alpine": "3.13"}
+"""Root → its Python. Debian releases, Alpine, and bookworm with Docker's engine and Podman."""
 
 ROOT_PARTITION = "5ea1ed00-01"
 """What the kernel calls the partition of a root."""
@@ -52,6 +52,7 @@ _PACKAGES = (
     "apparmor", "apt", "dbus", "dbus-user-session", "debian-archive-keyring", "iproute2", "kmod", "libpam-systemd", "mmdebstrap", "procps",
     "python3", "python3-venv", "sudo", "systemd-sysv", "uidmap",
 )
+_ENGINES = ("containerd", "crun", "docker.io", "podman", "runc")
 _IMAGES = ("busybox", "python", "postgres", "redis", "nginx", "shop-web")
 _SINGLE = ("busybox", "python", "postgres", "redis", "shop-web")   # nginx's files have several owners
 _RANGE = (100000, 65536)   # the ordinary account's, in the guests' /etc/subuid: see guest/customize
@@ -99,8 +100,12 @@ def _root_folder(name: str) -> Path:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     facts = [project["project"].get(key) for key in ("dependencies", "scripts", "entry-points")]
     facts += [project["dependency-groups"][key] for key in ("demo", "vm")]
-    made_of = [alpine.PACKAGES, *_texts(Path(alpine.__file__))] if name == "alpine" else _PACKAGES
+    made_of = [alpine.PACKAGES, *_texts(Path(alpine.__file__))] if name == "alpine" else _packages(name)
     return cache() / f"root-{name}-{_hash(2, name, made_of, facts, _texts(GUEST / 'customize', GUEST / 'start'))}"
+
+
+def _packages(name: str) -> tuple[str, ...]:
+    return _PACKAGES + _ENGINES * (name == "engines")
 
 
 def _stores_folder() -> Path:
@@ -207,10 +212,11 @@ def _root(name: str) -> Callable[[Path], None]:
     return build
 
 
-def _debian_tree(suite: str, tree: Path, wheels: Path) -> None:
+def _debian_tree(name: str, tree: Path, wheels: Path) -> None:
+    suite = "bookworm" if name == "engines" else name
     options = [word for line in acquire_options().splitlines() for word in ("--aptopt", line)]
     archive = tree.with_name("root.tar")
-    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(_PACKAGES)}", *options,
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(_packages(name))}", *options,
                "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
                f"--customize-hook=sh {GUEST}/customize \"$1\" {wheels} {GUEST}/start", suite, str(archive), "-"]
     subprocess.run(command, input=sources_for(suite), text=True, check=True)
@@ -251,7 +257,7 @@ def main(kernels: Iterable[str] = KERNELS, roots: Iterable[str] = tuple(ROOTS)) 
     for suite in kernels:
         _make(_kernel_folder(suite), f"kernel of Debian {suite}", _kernel(suite))
     for suite in roots:
-        _make(_root_folder(suite), f"root disk of {'Debian ' * (suite != 'alpine')}{suite}", _root(suite))
+        _make(_root_folder(suite), f"root disk: {suite}", _root(suite))
     _make(_stores_folder(), "image stores of the guests", _stores)
 
 
