@@ -35,8 +35,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-v", "--volume", action="append", default=[], metavar="HOST:PATH[:rw]", help="a host folder, read-only unless rw")
     parser.add_argument("--secret", action="append", default=[], metavar="id=NAME,src=FILE",
                         help="what a file of the host says, as /run/secrets/NAME for its user alone")
-    parser.add_argument("-p", "--publish", action="append", default=[], type=int, metavar="PORT",
+    parser.add_argument("-p", "--publish", action="append", default=[], metavar="PORT",
                         help="print the loopback port that leads to this port of it")
+    parser.add_argument("--rm", action="store_true", help="as ever: it is gone when it ends")
     parser.add_argument("--name", metavar="NAME")
     parser.add_argument("--network", choices=["default", "none"], default="default")
     parser.add_argument("--entrypoint", metavar="PROGRAM")
@@ -51,14 +52,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the container; return its exit code, or 128 + n where signal n ended it. `cli.main` has those of failures."""
-    spec = _spec(args)
+    spec, ports = _spec(args), [_port(text) for text in args.publish]
     if args.explain:
         return _explain(spec)
     if args.tty and not os.isatty(0):
         raise SpecError("-t needs a terminal, and the standard input is none", remedy="leave -t out, or run it from a terminal")
     with Sandbox(name="run") as sandbox:
         container = sandbox.run(spec, start=False)
-        for port in args.publish:
+        for port in ports:
             print(f"port {port} → 127.0.0.1:{container.port(port)}", file=sys.stderr)
         with _ending(container):
             if args.tty:
@@ -92,6 +93,13 @@ def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
     given = {key: getattr(args, key) for key in ("memory", "cpus", "pids", "user", "workdir", "name", "seccomp")
              if getattr(args, key) is not None}
     return image(args.image, **options, **given)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal():
+        raise SpecError(f"-p {text} is not one port of the container", remedy="for example -p 80: a free port of the loopback leads there, "
+                        "and is printed")
+    return int(text)
 
 
 def _environment(rows: list[str]) -> dict[str, str]:

@@ -176,6 +176,8 @@ def test_t_without_a_terminal_is_refused() -> None:
     (["-u", "nobody2", "busybox", "true"], 125, "has no user 'nobody2'"),
     (["-w", "/etc/passwd", "busybox", "true"], 125, "there is a file in the way"),
     (["--network", "none", "-p", "80", "busybox", "true"], 125, "-p 80 leads nowhere with --network none"),
+    (["-p", "8080:80", "busybox", "true"], 125, "-p 8080:80 is not one port of the container\n  remedy: for example -p 80: a free port"),
+    (["-p", "0", "busybox", "true"], 125, "port 0 is no TCP port"),
     (["--cpus", "many", "busybox", "true"], 125, "argument --cpus: invalid float value: 'many'"),
     (["--nosuch", "busybox"], 125, "unrecognized arguments: --nosuch"),
     ([], 125, "usage: sealed run"),
@@ -188,7 +190,7 @@ def test_what_runs_no_command_has_an_exit_code_of_its_own(arguments: list[str], 
 
 @pytest.mark.parametrize("code", [1, 2, 125, 126, 127, 255])
 def test_the_commands_exit_code_is_its_own_whatever_it_is(code: int) -> None:
-    assert run("busybox", "sh", "-c", f"exit {code}").returncode == code
+    assert run("--rm", "busybox", "sh", "-c", f"exit {code}").returncode == code   # as with Docker; it is never kept
 
 
 def test_help_is_no_failure() -> None:
