@@ -18,6 +18,7 @@ __all__ = [
     "join_session_keyring",
     "pidfd_open",
     "pidfd_send_signal",
+    "process_state",
     "reset_reserved_signals",
     "set_child_subreaper",
     "set_command_line",
@@ -68,6 +69,19 @@ def set_name(name: str) -> None:
     """Name the calling thread, at most 15 bytes. See PR_SET_NAME(2const)."""
     buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
     _prctl("PR_SET_NAME", _PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def process_state(pid: int | str) -> str:
+    """Return a process's or a thread's state, a letter such as Z: it has ended, and nobody has waited for it. See proc_pid_stat(5).
+
+    Returns:
+        X where there is none.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:   # its name may be anything
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def set_command_line(text: str) -> None:

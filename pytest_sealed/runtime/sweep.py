@@ -14,6 +14,7 @@ from typing import Any
 if sys.platform != "win32":   # where everything imports, and nothing starts
     import fcntl
 
+from pytest_sealed.linux.process import process_state
 from pytest_sealed.runtime.cgroups import Hierarchy, detect, leftovers, remove_dead_probes
 from pytest_sealed.runtime.client import remove_cgroups, run_root
 from pytest_sealed.runtime.launch import run_inside
@@ -97,13 +98,9 @@ def _young(path: Path) -> bool:
 def _alive(session: str) -> bool:
     """Tell whether the process that a session is named after still lives: its run directory may be elsewhere.
 
-    One that has ended and that nobody has waited for, as the init of many a CI container never does, doesn't. See proc_pid_stat(5).
+    One that has ended and that nobody has waited for, as the init of many a CI container never does, doesn't.
     """
-    try:
-        stat = Path("/proc", session.partition("-")[0], "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+    return process_state(session.partition("-")[0]) not in "ZX"
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
+from pytest_sealed.linux.process import process_state
 from pytest_sealed.runtime.cgroups.controller import Controller
 from pytest_sealed.runtime.cgroups.files import read, read_flat, write
 
@@ -63,7 +64,8 @@ class FreezerV1(Freezer):
     def frozen(self, directory: str) -> bool:
         """See `Freezer.frozen`."""
         threads = read(f"{directory}/tasks") or ""
-        return all(map(_stopped, threads.split())) and threads == (read(f"{directory}/tasks") or "")   # nobody forked meanwhile
+        stopped = all(process_state(thread) in "TtZX" for thread in threads.split())
+        return stopped and threads == (read(f"{directory}/tasks") or "")   # nobody forked meanwhile
 
     def kill(self, directory: str) -> None:
         """See `Freezer.kill`."""
@@ -80,11 +82,6 @@ def _signal(directory: str, number: signal.Signals) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue
-
-
-def _stopped(thread: str) -> bool:
-    stat = read(f"/proc/{thread}/stat")
-    return stat is None or stat.rpartition(")")[2].split()[0] in "TtZX"   # proc_pid_stat(5)
 
 
 class FreezerV2(Freezer):
