@@ -2,6 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-vm fuzz lint bench docs clean
+unexport PYTHONDONTWRITEBYTECODE   # where it is set, as in many CI images, each of a suite's thousand processes would compile everything
 
 PYTEST  := .venv/bin/python -m pytest
 PYTEST8 := .venv-pytest8/bin/python -m pytest
