@@ -18,7 +18,7 @@ demo:   ## set up what is missing, then run the example: a web shop with its own
 
 test:   ## set up what is missing, then run the project's own tests, the plugin's under pytest 8 too, and the example
 	@.ci/setup test
-	$(PYTEST) -n 3
+	$(PYTEST) -n 4 --dist worksteal
 	$(PYTEST8) tests/plugin $(SAME)
 	$(SHOP)
 
