@@ -443,17 +443,35 @@ def test_a_host_without_tls_is_not_spoken_to_unless_it_is_configured(new_store: 
 # interrupted, killed, full
 
 
-def running(store: Store, *argv: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "pytest_sealed.cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+# An interrupt that comes to another thread than the main one, which isn't woken by it.
+ELSEWHERE = """
+import signal, sys
+from pytest_sealed.cli import main
+from pytest_sealed.images.registry.download import Downloads
+
+wait = Downloads.wait
+
+def deaf(*args):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    wait(*args)
+
+Downloads.wait = deaf
+sys.exit(main())
+"""
+
+
+def running(store: Store, *argv: str, program: tuple[str, ...] = ("-m", "pytest_sealed.cli")) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, *program, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env={**os.environ, "SEALED_STORE": str(store.root)}, start_new_session=True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(("how", "program"), [(signal.SIGINT, ("-m", "pytest_sealed.cli")), (signal.SIGINT, ("-c", ELSEWHERE)),
+                                              (signal.SIGKILL, ("-m", "pytest_sealed.cli"))], ids=["Ctrl-C", "Ctrl-C elsewhere", "kill"])
 def test_a_pull_that_is_ended_leaves_nothing_but_what_the_next_goes_on_with(new_store: Callable[[], Store], proxy: FaultProxy, big: Image,
-                                                                            how: int) -> None:
+                                                                            how: int, program: tuple[str, ...]) -> None:
     store = new_store()
     proxy.fail(BLOB.format(big), Answer(pause=0.02))
-    process = running(store, "pull", f"{proxy.host}/big:1")
+    process = running(store, "pull", f"{proxy.host}/big:1", program=program)
     partial, deadline = store.root / "blobs/partial" / big.blob.removeprefix("sha256:"), time.monotonic() + 30
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -27,6 +27,7 @@ __all__ = ["Downloads", "fetch_blob"]
 _CHUNK = 1 << 18
 _PROGRESS = 1 << 16   # bytes that an attempt must bring to count as one that got on
 _AT_ONCE = 4
+_LOOK_UP = 0.2   # seconds; Python acts on a Ctrl-C between two waits only, where it came just before the sleep or to another thread
 
 
 class _Broken(Exception):
@@ -62,7 +63,8 @@ class Downloads:
         Raises:
             ImageError: it can't be had.
         """
-        self._done[digest].wait()
+        while not self._done[digest].wait(_LOOK_UP):
+            pass
         if digest in self._failed:
             raise self._failed[digest]
 
