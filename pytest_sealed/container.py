@@ -281,6 +281,9 @@ class Container:
             if self.spec.secrets:
                 fds.append(open_secrets(self.spec.secrets))
                 passed.callback(os.close, fds[-1])
+            if self.spec.files:
+                fds.append(copying.open_given(self._session, self.spec.files))
+                passed.callback(os.close, fds[-1])
             request = run_request(
                 self.spec, self._image, container=self.id, name=self.name, ports=ports, mounts=mounts,
                 terminal=terminal, stdio=bool(stdio),

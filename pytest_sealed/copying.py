@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import json
 import os
 import shutil
 import stat
@@ -11,7 +13,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pytest_sealed.errors import ContainerFailed, SpecError
 from pytest_sealed.receiving import MOST_DATA, Receiver, open_file, open_folder
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
     from pytest_sealed.runtime.client import Session
     from pytest_sealed.spec import ContainerSpec
 
-__all__ = ["get", "not_its_own", "open_mounts", "owner_of", "put", "read", "write"]
+__all__ = ["get", "not_its_own", "open_given", "open_mounts", "owner_of", "put", "read", "write"]
 
 _COPY = 600.0   # seconds for a copy
 _DEEPEST = 256   # folders within folders, as in `runtime.files`, which imports on Linux only
 _LARGEST_TEXT = 256 << 20   # bytes that are read into memory
 _PIECE = 1 << 20
+_MOST_GIVEN = 256 << 20   # bytes: they wait in memory for the start
 
 
 def _ask(session: Session, container: str, action: str, path: str, fds: list[int] | None = None,
@@ -128,37 +131,115 @@ def _put_file(session: Session, container: str, source: Path, target: str, user:
 def _pack(folder: int, fd: int, failures: list[BaseException]) -> None:
     try:
         with os.fdopen(fd, "wb") as out, tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            _add(archive, folder, "")
+            _add(archive, folder)
     except BrokenPipeError:
         pass   # the container's side failed, and says why
     except BaseException as error:
         failures.append(error)
 
 
-def _add(archive: tarfile.TarFile, folder: int, prefix: str) -> None:
-    """Add what is in a folder, by descriptors: a link that a container puts in the place of a file meanwhile is not followed."""
+def _add(archive: tarfile.TarFile, folder: int) -> None:
+    for name, facts, content in _entries(folder):
+        member = tarfile.TarInfo(name)
+        member.mode, member.mtime = stat.S_IMODE(facts.st_mode), int(facts.st_mtime)
+        if isinstance(content, str):
+            member.type, member.linkname = tarfile.SYMTYPE, content
+            archive.addfile(member)
+        elif content is None:
+            member.type = tarfile.DIRTYPE
+            archive.addfile(member)
+        else:
+            member.size = facts.st_size
+            archive.addfile(member, content)
+
+
+def _entries(folder: int, prefix: str = "") -> Iterator[tuple[str, os.stat_result, BinaryIO | str | None]]:
+    """Yield what is in a folder, and close it: path below, facts, and a file, what a link leads to, or None for a folder.
+
+    By descriptors: a link that a container puts in the place of a file meanwhile is not followed.
+    """
     try:
         if prefix.count("/") > _DEEPEST:
             raise OSError(errno.ENAMETOOLONG, f"more than {_DEEPEST} folders within each other", prefix)
         for name in sorted(os.listdir(folder)):
             facts = os.lstat(name, dir_fd=folder)
-            member = tarfile.TarInfo(prefix + name)
-            member.mode, member.mtime = stat.S_IMODE(facts.st_mode), int(facts.st_mtime)
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             if stat.S_ISLNK(facts.st_mode):
-                member.type, member.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=folder)
-                archive.addfile(member)
+                yield prefix + name, facts, os.readlink(name, dir_fd=folder)
             elif stat.S_ISDIR(facts.st_mode):
                 within = os.open(name, flags | os.O_DIRECTORY, dir_fd=folder)
-                member.type = tarfile.DIRTYPE
-                archive.addfile(member)
-                _add(archive, within, f"{prefix}{name}/")
+                yield prefix + name, facts, None
+                yield from _entries(within, f"{prefix}{name}/")
             elif stat.S_ISREG(facts.st_mode):
                 with os.fdopen(os.open(name, flags | os.O_NONBLOCK, dir_fd=folder), "rb") as file:
-                    member.size = os.fstat(file.fileno()).st_size
-                    archive.addfile(member, file)
+                    yield prefix + name, os.fstat(file.fileno()), file
     finally:
         os.close(folder)
+
+
+def open_given(session: Session, files: tuple[tuple[str, bytes | Path], ...]) -> int:
+    """Return the descriptor of a memory file with what a container is given, for `runtime.operations.Given`; the caller's to close.
+
+    It has a line of JSON for each file, {"path", "mode", "size"}, folder, {"path", "mode"}, and link, {"path", "leads"}; what a file
+    says follows its line. See memfd_create(2).
+
+    Raises:
+        SpecError: there is no such file or folder on the host, it can't be read, or all are too large together.
+    """
+    fd = os.memfd_create("sealed-files", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as out:
+            for target, source in files:
+                try:
+                    for row, content in _rows(session, target, source):
+                        if out.tell() + row.get("size", 0) > _MOST_GIVEN:
+                            raise SpecError(f"files: they have more than the {_MOST_GIVEN >> 20} MiB that they may have together, with "
+                                            f"that of {row['path']}", remedy="give what is large by mounts= or in an image")
+                        out.write(f"{json.dumps(row)}\n".encode())
+                        if content is not None:
+                            _copy(content, out, row["size"])
+                except OSError as error:
+                    raise SpecError(f"files: {target!r} can't be read from {source!s}: {error.strerror}",
+                                    remedy="give what is there and can be read by this account") from error
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _rows(session: Session, target: str, source: bytes | Path) -> Iterator[tuple[dict[str, Any], BinaryIO | None]]:
+    if isinstance(source, bytes):
+        yield {"path": target, "mode": 0o644, "size": len(source)}, io.BytesIO(source)
+        return
+    try:
+        folder = open_folder(source, session.shared)
+    except NotADirectoryError:
+        with open_file(source, session.shared) as file:
+            facts = os.fstat(file.fileno())
+            yield {**_row(target, facts), "size": facts.st_size}, file
+        return
+    yield _row(target, os.fstat(folder)), None
+    for name, facts, content in _entries(folder):
+        path = f"{target}/{name}"
+        if isinstance(content, str):
+            yield {"path": path, "leads": content}, None
+        elif content is None:
+            yield _row(path, facts), None
+        else:
+            yield {**_row(path, facts), "size": facts.st_size}, content
+
+
+def _row(path: str, facts: os.stat_result) -> dict[str, Any]:
+    return {"path": path, "mode": facts.st_mode & 0o1777}
+
+
+def _copy(source: BinaryIO, out: BinaryIO, size: int) -> None:
+    """Copy `size` bytes; what a file lacks of them, because it became shorter meanwhile, is zeros, as in a tar."""
+    while size:
+        data = source.read(min(size, _PIECE)) or bytes(min(size, _PIECE))
+        size -= len(data)
+        out.write(data)
 
 
 def get(session: Session, container: str, source: str, target: Path, most: int = MOST_DATA) -> None:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import SpecError
+from pytest_sealed.given import check_seen
 from pytest_sealed.seccomp import filters_of
 from pytest_sealed.secret import SECRETS
 from pytest_sealed.spec import CAPABILITIES, ContainerSpec, Tmpfs
@@ -43,6 +44,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
                 ports: list[int], mounts: list[dict[str, Any]], terminal: tuple[int, int] | None = None,
                 stdio: bool = False) -> dict[str, Any]:
     """Return the request `run` of the supervisor."""
+    check_seen(spec, image)
     # In a folder of the host's, a file with capabilities, or with a set-user-ID bit, would have them outside too.
     writable = any(not mount.read_only for mount in spec.mounts)
     environment = {**({"container": "pytest-sealed"} if spec.nested else {}), **image.config.env, **dict(spec.env)}
@@ -62,6 +64,7 @@ def run_request(spec: ContainerSpec[Any], image: Image, *, container: str, name:
         "networks": networks,
         "ports": ports,
         "mounts": mounts,
+        "files": bool(spec.files),
         "secrets": {"target": SECRETS, "names": [name for name, _ in spec.secrets]} if spec.secrets else None,   # their values go apart
         "tmpfs": [_tmpfs_row(item) for item in (*image.config.tmpfs, *spec.tmpfs)],
         "shm_size": spec.shm_size,

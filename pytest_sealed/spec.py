@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, final
 
 from pytest_sealed.errors import SpecError, nearest
+from pytest_sealed.given import check_files
 from pytest_sealed.secret import SECRETS, Secret, check_secrets
 from pytest_sealed.values import (
     CAPABILITIES,
@@ -29,6 +30,8 @@ from pytest_sealed.values import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from typing_extensions import Unpack
 
     from pytest_sealed.container import Container
@@ -148,6 +151,8 @@ class ContainerChanges(TypedDict, total=False):
     """Of a writable layer in memory; by default, or None, half of `memory`, or 1 GiB."""
     mounts: Sequence[Mount]
     tmpfs: Sequence[str | Tmpfs]
+    files: Mapping[str, bytes | os.PathLike[str]]
+    """Files of its own before its command starts: absolute path → what it says, or a file or folder of the host that is copied."""
     secrets: Mapping[str, str | bytes]
     """Files at `/run/secrets/NAME` that its user alone may read; nothing else shows the values, nor has them on disk."""
     read_only: bool
@@ -225,6 +230,7 @@ class ContainerSpec(Generic[H_co]):
     scratch_size: int | None = None
     mounts: tuple[Mount, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
+    files: tuple[tuple[str, bytes | Path], ...] = ()
     secrets: tuple[tuple[str, Secret], ...] = ()
     read_only: bool = False
     init: bool = False
@@ -260,12 +266,17 @@ def make_spec(image: str, handle: type[H_co], options: ContainerOptions) -> Cont
     return ContainerSpec(image=image, handle=handle).replace(**options)
 
 
+_ELSEWHERE = {"cap_add": "capabilities", "configs": "files", "copy_into": "files", "cpu_count": "cpus", "environment": "env",
+              "mem_limit": "memory", "nano_cpus": "cpus", "security_opt": "seccomp", "volumes": "mounts", "working_dir": "workdir"}
+"""What other libraries and Compose files call an option."""
+
+
 def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Turn keywords of `ContainerOptions` into values for the fields of `ContainerSpec`."""
     known = {**ContainerChanges.__annotations__, **ContainerOptions.__annotations__}
     for key in options:
         if key not in known:
-            raise SpecError(f"there is no container option {key!r}{nearest(key, known)}",
+            raise SpecError(f"there is no container option {key!r}{nearest(_ELSEWHERE.get(key, key), known)}",
                             remedy="`pytest_sealed.ContainerOptions` lists them; the reference page explains each")
     changes: dict[str, Any] = {}
     limits: dict[str, Any] = {}
@@ -278,6 +289,8 @@ def _settle(spec: ContainerSpec[Any], options: dict[str, Any]) -> dict[str, Any]
             changes["networks"] = () if value is None else (CONVERTERS[key](key, value),)
         elif key in ("mounts", "tmpfs"):
             changes[key] = _targets(key, value)
+        elif key == "files":
+            changes[key] = check_files(key, value)
         elif key == "secrets":
             changes[key] = check_secrets(key, value)
         else:

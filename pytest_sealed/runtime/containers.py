@@ -66,7 +66,7 @@ class Containers:
         """Start a container. On `channel`: {"started": …} or {"error": …}; later {"exited": …}; closing it removes the container.
 
         `fds`: a listener for each of `ports`, then a detached mount for each of `mounts`, then a memory file with the
-        `secrets` if there are some, then three stdio if `stdio`.
+        `secrets` if there are some, then one with the `files`, then three stdio if `stdio`.
         """
         if request["id"] in self._records:
             raise SpecError(f"there is a container {request['id']} already")
@@ -83,6 +83,7 @@ class Containers:
                 if row["passed"]:
                     record.attached.append((fds.pop(0), row["source"], row["target"]))
             record.secrets = fds.pop(0) if request["secrets"] else -1
+            record.files = fds.pop(0) if request["files"] else -1
             stdio += [fds.pop(0) for _ in range(3)] if request["stdio"] else []
             self._s.loop.watch(channel.fileno(), lambda: self._hung_up(record))
             if not request["tty"] and not request["stdio"]:
@@ -203,7 +204,7 @@ class Containers:
             cgroup_binds=group.inside_binds(), network=record.netns if record.netns >= 0 else None, attached=record.attached,
             bound=[(row["source"], row["target"], row["read_only"]) for row in record.request["mounts"] if not row["passed"]],
             kept=record.mount_ns if record.mount_ns >= 0 else None, copied=record.copied is not None,
-            delegated=group.delegated, leaf=group.leaf, secrets=record.secrets,
+            delegated=group.delegated, leaf=group.leaf, secrets=record.secrets, files=record.files,
         )
 
     def _progress(self, record: ContainerRecord, sync: Channel) -> None:
@@ -253,7 +254,7 @@ class Containers:
     def _keep(self, record: ContainerRecord, folders: list[int]) -> None:
         """Keep this run's files reachable after its end, for copies and a restart, and let go of an earlier run's."""
         mount_ns = os.open(f"/proc/{record.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        self._close(record, "mount_ns")
+        self._close(record, "mount_ns", "files")
         record.mount_ns = mount_ns
         if folders:
             old, record.attached = record.attached, [(fd, *row[1:]) for fd, row in zip(folders, record.attached, strict=True)]
@@ -412,7 +413,7 @@ class Containers:
         self._s.hubs.detach(record)
         self._tell_names(record)
         self._hang_up(record)
-        self._close(record, "netns", "mount_ns", "terminal", "writable", "secrets")
+        self._close(record, "netns", "mount_ns", "terminal", "writable", "secrets", "files")
         for fd, _, _ in record.attached:
             os.close(fd)
         if record.etc:

@@ -42,22 +42,23 @@ class Facts:
         bound: (source, target, read-only) of host folders as they are.
         kept: descriptor of the mount namespace of an earlier run, or None.
         memory_upper: whether an overlay's upper works on tmpfs here.
+        files: descriptor of a memory file with what it is given, or -1.
         secrets: descriptor of a memory file that holds them, or -1.
         copied: whether the layers were copied to `root` in the folder on disk, since an upper works nowhere.
     """
 
-    __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "copied", "delegated", "disk", "etc", "kept", "leaf", "memory_upper",
-                 "network", "procs", "scratch_point", "secrets")
+    __slots__ = ("attached", "bound", "cgroup2", "cgroup_binds", "copied", "delegated", "disk", "etc", "files", "kept", "leaf",
+                 "memory_upper", "network", "procs", "scratch_point", "secrets")
 
     def __init__(self, *, scratch_point: str, disk: str, etc: str, procs: list[str], memory_upper: bool, cgroup2: bool = False,
                  cgroup_binds: list[tuple[str, str]] | None = None, network: int | None = None,
                  attached: list[tuple[int, str, str]] | None = None,
                  bound: list[tuple[str, str, bool]] | None = None, kept: int | None = None, copied: bool = False,
-                 delegated: bool = False, leaf: str = "", secrets: int = -1) -> None:
+                 delegated: bool = False, leaf: str = "", secrets: int = -1, files: int = -1) -> None:
         self.scratch_point, self.disk, self.etc, self.procs, self.memory_upper = scratch_point, disk, etc, procs, memory_upper
         self.cgroup2, self.cgroup_binds, self.network, self.attached, self.kept = cgroup2, cgroup_binds, network, attached or [], kept
         self.bound, self.copied, self.delegated, self.leaf = bound or [], copied, delegated, leaf
-        self.secrets = secrets
+        self.secrets, self.files = secrets, files
 
 
 def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation]:
@@ -70,6 +71,7 @@ def plan(request: dict[str, Any], facts: Facts, ids: IdMap) -> list[op.Operation
         op.Hostname(request["hostname"]),
         *(op.Sysctl(name, value) for name, value in request["sysctls"]),
         *_root(request, facts),
+        *([op.Given(facts.files)] if facts.files >= 0 and facts.kept is None else []),   # before mounts: no link leads out of the root
         *_kernel(request, facts, ids),
         *_files(request, facts),
         *_mounts(request, facts),

@@ -25,8 +25,9 @@ TRANSITIONS = {
 class ContainerRecord:
     """A container: its request, its state, and what the supervisor holds for it until it is removed."""
 
-    __slots__ = ("addresses", "attached", "channel", "copied", "copier", "etc", "exit", "failure", "group", "id", "mount_ns", "netns",
-                 "on_gone", "pid", "pidfd", "removed", "request", "secrets", "started", "state", "stats", "sync", "terminal", "writable")
+    __slots__ = ("addresses", "attached", "channel", "copied", "copier", "etc", "exit", "failure", "files", "group", "id", "mount_ns",
+                 "netns", "on_gone", "pid", "pidfd", "removed", "request", "secrets", "started", "state", "stats", "sync", "terminal",
+                 "writable")
 
     def __init__(self, request: dict[str, Any], channel: Channel) -> None:
         self.id: str = request["id"]
@@ -37,6 +38,8 @@ class ContainerRecord:
         self.pidfd = self.netns = self.mount_ns = self.terminal = self.copier = -1
         self.writable = -1
         """The folder that holds what it changes, for snapshots."""
+        self.files = -1
+        """A memory file with what it is given; closed once its root has it."""
         self.secrets = -1
         """A memory file that holds them, for a restart too."""
         self.group: Group | None = None

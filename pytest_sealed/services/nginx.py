@@ -36,7 +36,7 @@ class Nginx(Container):
 
 
 def nginx(version: str = SHIPPED, **options: Unpack[ContainerOptions]) -> ContainerSpec[Nginx]:
-    """Describe an nginx server. Its pages and settings come by `mounts=`, or by `put` in `setup=`.
+    """Describe an nginx server. Its pages and settings come by `files=` or `mounts=`.
 
     Args:
         version: of the image; other ones than the shipped need an image `nginx:VERSION` in the store.

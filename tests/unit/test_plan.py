@@ -132,6 +132,16 @@ def test_secrets_are_mounted_into_what_is_around_them_and_no_step_shows_their_va
     assert not any(isinstance(step, op.Secrets) for step in planned())
 
 
+def test_given_files_are_written_before_anything_is_mounted_and_once() -> None:
+    """Later, a link of the image could lead them into /proc or a host folder."""
+    steps = planned(facts(files=8), files={"/etc/app.toml": b""})
+    assert position(steps, op.Given, fd=8) == 1 + position(steps, op.Overlay)
+    mounted = (op.Kernel, op.Written, op.Bound, op.Tmpfs)
+    assert position(steps, op.Given) < min(number for number, step in enumerate(steps) if isinstance(step, mounted))
+    again = planned(facts(files=8, kept=5), files={"/etc/app.toml": b""})
+    assert not any(isinstance(step, op.Given) for step in [*planned(), *again])
+
+
 # ---------------------------------------------------------------- the writable layer
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pytest_sealed.linux import files, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_sealed.runtime.idmap import IdMap
 
 __all__ = ["Context", "Operation", "StepFailed", "execute"]
@@ -89,20 +92,33 @@ class Context:
 
     def write(self, path: str, data: bytes) -> None:
         """Replace the file `path` by one with `data`, owned by the container's root; a link there is replaced too."""
-        parent, name = self.directory(os.path.dirname(path)), os.path.basename(path)
+        fd = self.create(path, 0o644)
         try:
-            beneath = f"/proc/self/fd/{parent}/{name}"
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def create(self, path: str, mode: int) -> int:
+        """Return the descriptor of a new, empty file `path`, owned by the container's root; a file or link there is replaced."""
+        with self.vacated(path) as beneath:
+            fd = os.open(beneath, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.unlink(beneath)
-            except FileNotFoundError:
-                pass
-            fd = os.open(beneath, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            try:
-                os.fchmod(fd, 0o644)
                 os.fchown(fd, self.ids.outer(0), self.ids.outer(0))
-                os.write(fd, data)
-            finally:
+                os.fchmod(fd, mode)
+            except BaseException:
                 os.close(fd)
+                raise
+            return fd
+
+    @contextlib.contextmanager
+    def vacated(self, path: str) -> Iterator[str]:
+        """Yield a name for `path` that no link changes, after a file or link there was removed; the folders on the way are made."""
+        parent = self.directory(os.path.dirname(path))
+        try:
+            beneath = f"/proc/self/fd/{parent}/{os.path.basename(path)}"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beneath)
+            yield beneath
         finally:
             os.close(parent)
 

@@ -11,10 +11,11 @@ from pytest_sealed.linux import files, mounts
 from pytest_sealed.runtime.operations.base import Context, Operation, Refused
 from pytest_sealed.runtime.user import resolve_user
 
-__all__ = ["Attached", "Bound", "Devices", "Kernel", "Masked", "Mounted", "ReadOnly", "Secrets", "Tmpfs", "Volume", "WorkingDirectory",
-           "Written"]
+__all__ = ["Attached", "Bound", "Devices", "Given", "Kernel", "Masked", "Mounted", "ReadOnly", "Secrets", "Tmpfs", "Volume",
+           "WorkingDirectory", "Written"]
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_PIECE = 1 << 20
 _SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 
 
@@ -174,7 +175,7 @@ def _made(context: Context, kind: str, what: str, path: str) -> int:
     try:
         return context.directory(path)
     except OSError as error:
-        why = _in_the_way(error) if isinstance(error, NotADirectoryError) else os.strerror(error.errno or 0)
+        why = _why(error)
         if error.errno == errno.EOVERFLOW:   # its ids are mapped for the container's processes alone
             why = "it is in a host folder, and missing there"
         raise Refused(kind, f"{what} can't be made: {why}") from error
@@ -248,6 +249,54 @@ class Written(Operation):
             if error.errno == errno.ENOSPC:
                 raise Refused("scratch", f"its writable layer is too small for {self.path}") from error
             raise Refused("image", f"the image's {self.path} can't be written: {os.strerror(error.errno or 0)}") from error
+
+
+class Given(Operation):
+    """Write the files, folders and links that a container is given into its root. `fd` has them, as `copying.open_given` writes them."""
+
+    __slots__ = ("fd",)
+    fd: int
+
+    def apply(self, context: Context) -> None:
+        owner = context.ids.outer(0)
+        with os.fdopen(os.dup(self.fd), "rb") as given:
+            while line := given.readline():
+                row = json.loads(line)
+                path = row["path"]
+                try:
+                    if "leads" in row:
+                        with context.vacated(path) as beneath:
+                            os.symlink(row["leads"], beneath)
+                            os.lchown(beneath, owner, owner)
+                    elif "size" not in row:
+                        _folder(context, path, row["mode"])
+                    else:
+                        with os.fdopen(context.create(path, row["mode"]), "wb") as file:
+                            left = row["size"]
+                            while left:
+                                left -= file.write(given.read(min(left, _PIECE)))
+                except OSError as error:
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise Refused("scratch", f"its writable layer is too small for {path}") from error
+                    raise Refused("files", f"{path} can't be written: {_why(error)}") from error
+
+
+def _folder(context: Context, path: str, mode: int) -> None:
+    """Make a folder with a mode; one that is there stays as it is."""
+    try:
+        os.close(context.resolve(path, _DIRECTORY))
+    except FileNotFoundError:
+        fd = context.directory(path)
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+        finally:
+            os.close(fd)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, NotADirectoryError):
+        return _in_the_way(error)
+    return "there is a folder" if isinstance(error, IsADirectoryError) else os.strerror(error.errno or 0)
 
 
 class Masked(Operation):
