@@ -78,19 +78,23 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     item.config.stash[RUN].ending()
 
 
+@pytest.hookimpl(specname="pytest_runtest_makereport")
+def pytest_sealed_trim(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Shorten the traceback before the report is made of it, and after pytest has got a unittest's, which it does within this hook."""
+    if call.excinfo is not None:
+        from pytest_sealed.plugin import report
+        report.trim(call.excinfo, item.config)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    emptied = False
-    if call.excinfo is not None:
-        from pytest_sealed.plugin import report
-        emptied = report.trim(call.excinfo, item.config)
     made = yield
-    if emptied:
-        report.tidy(made)
-    if made.failed:   # also without an error yet: unittest's is looked up meanwhile, and a test that passes against xfail(strict) has none
+    if made.failed:   # also without an error: a test that passes against xfail(strict) has none
         from pytest_sealed.plugin import report
+        if call.excinfo is not None and not call.excinfo.traceback:
+            report.tidy(made)
         run = item.config.stash[RUN]
         report.extend(made, run.reported(item, call.when), run.diagnosis(call.excinfo.value) if call.excinfo is not None else "")
     return made

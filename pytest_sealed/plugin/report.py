@@ -55,18 +55,16 @@ def tidy(report: pytest.TestReport) -> None:
         shown.extraline = None
 
 
-def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) -> bool:
+def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) -> None:
     """Cut this package's frames out of the traceback of an error that is meant for users: its text says it all.
 
-    Returns:
-        Whether no frame is left, since none is the user's.
+    No frame is left where none is the user's.
     """
     if not _for_users(excinfo) or config.getoption("fulltrace", False):
-        return False
+        return
     if not any(_is_ours(entry.path) for entry in excinfo.traceback):
-        return False
-    emptied = all(_is_ours(entry.path) or str(entry.path).startswith(_PYTEST) for entry in excinfo.traceback)
-    if emptied:
+        return
+    if all(_is_ours(entry.path) or str(entry.path).startswith(_PYTEST) for entry in excinfo.traceback):
         excinfo.traceback = excinfo.traceback.filter(lambda entry: False)
     error: BaseException | None = excinfo.value
     while error is not None:
@@ -74,7 +72,6 @@ def trim(excinfo: pytest.ExceptionInfo[BaseException], config: pytest.Config) ->
             if _is_ours(frame.f_code.co_filename):
                 frame.f_globals.setdefault("__tracebackhide__", _for_users)   # pytest looks there too
         error = error.__cause__
-    return emptied
 
 
 def _for_users(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:

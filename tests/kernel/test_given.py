@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from boxes import EITHER_IDS, EITHER_SCRATCH, Scratch, idle, logged, sh
 
-from pytest_sealed import ContainerFailed, Sandbox, SpecError, Tmpfs
+from pytest_sealed import ContainerFailed, Sandbox, SpecError, Tmpfs, log
 
 LARGE = 3 << 20
 
@@ -50,10 +50,10 @@ def test_they_replace_files_and_links_of_the_image_and_are_added_to_its_folders(
 
 @EITHER_IDS
 def test_a_restart_keeps_what_the_container_has_made_of_them(sandbox: Sandbox) -> None:
-    container = sandbox.run("busybox", ["sh", "-c", "echo again >> /given; sleep 1000000"], files={"/given": b"once\n"}, stop_timeout=0)
+    container = sandbox.run("busybox", ["sh", "-c", "echo again >> /given; echo up; sleep 1000000"], files={"/given": b"once\n"},
+                            stop_timeout=0, wait=log("up"))
     container.restart()
-    container.poll_exit(0)
-    assert sh(container, "until [ $(wc -l < /given) = 3 ]; do sleep 0.01; done; cat /given") == "once\nagain\nagain\n"
+    assert sh(container, "cat /given") == "once\nagain\nagain\n"
 
 
 @EITHER_IDS

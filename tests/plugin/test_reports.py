@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import pytest
 from plugin_suites import run
 
+from pytest_sealed import sandbox
+
 FAILING = """
 db = container_fixture(say("a line of the database", memory="64M", ports=[80]))
 other = container_fixture(say("of another"))
@@ -248,13 +250,29 @@ def test_three(): assert 0
     assert text.count("- container ") == 3
 
 
-def test_an_error_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester) -> None:
-    suite = """
+OF_UNITTEST = """
+import unittest
+
+class TestRun(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def take(self, sealed): self.sealed = sealed
+
+    def test_run(self):
+        self.sealed.run("busybox", ["postgress"])
+"""
+
+
+A_FUNCTION = """
 def test_run(sealed):
     sealed.run("busybox", ["postgress"])
 """
+
+
+@pytest.mark.parametrize("suite", [A_FUNCTION, OF_UNITTEST], ids=["function", "unittest"])
+def test_an_error_of_ours_is_shown_without_our_frames(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, suite: str) -> None:
+    monkeypatch.delitem(vars(sandbox), "__tracebackhide__", raising=False)   # of an earlier test's report, in this process
     text = run(pytester, suite, failed=1).stdout.str()
-    assert '>       sealed.run("busybox", ["postgress"])' in text
+    assert re.search(r'^> +(self\.)?sealed\.run\("busybox", \["postgress"\]\)$', text, re.MULTILINE)
     assert "pytest_sealed/sandbox.py" not in text
     assert "pytest_sealed/sandbox.py" in run(pytester, suite, "--full-trace", failed=1).stdout.str()
 
