@@ -10,12 +10,12 @@ from typing import Any
 from pytest_sealed.cli.bar import progress_for
 from pytest_sealed.errors import SpecError
 from pytest_sealed.images.installed import installed_wheels
-from pytest_sealed.images.lockfile import LOCK, find_lock, load_lock
+from pytest_sealed.images.lockfile import LOCK, Lockfile, find_lock, load_lock
 from pytest_sealed.images.prune import prune
 from pytest_sealed.images.store import Store
 from pytest_sealed.values import parse_size
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "pinned", "prune_and_tell", "run"]
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -37,26 +37,28 @@ def run(args: argparse.Namespace) -> int:
     """Remove what is asked for, and say what that has freed."""
     older_than = parse_age(args.older_than) if args.older_than else None
     size = parse_size(args.size, "--size") if args.size else None
-    keep = _locked() if args.lock else None
-    with progress_for(sys.stderr, quiet=args.quiet or not sys.stderr.isatty()) as progress:
-        pruned = prune(Store(), older_than=older_than, size=size, keep=keep, dry_run=args.dry_run, progress=progress)
-    if not args.quiet:
-        would = "would be " * args.dry_run
-        for name in pruned.names:
-            print(f"{name}: {would}removed")
-        for name in pruned.in_use:
-            print(f"{name}: kept, a live session uses it (`sealed ps`)")
-        print(f"{pruned.freed / 1e6:.0f} MB {would}freed")
+    keep = pinned(load_lock(find_lock())) if args.lock else None
+    prune_and_tell(Store(), quiet=args.quiet, older_than=older_than, size=size, keep=keep, dry_run=args.dry_run)
     return 0
 
 
-def _locked() -> set[str]:
-    """Return what the images are called that the project here pins, for whatever platform.
+def prune_and_tell(store: Store, *, keep: set[str] | None, older_than: float | None = None, size: int | None = None, dry_run: bool = False,
+                   quiet: bool = False) -> None:
+    """Remove images as `prune` does, and print which, unless `quiet`."""
+    with progress_for(sys.stderr, quiet=quiet or not sys.stderr.isatty()) as progress:
+        pruned = prune(store, older_than=older_than, size=size, keep=keep, dry_run=dry_run, progress=progress)
+    if quiet:
+        return
+    would = "would be " * dry_run
+    for name in pruned.names:
+        print(f"{name}: {would}removed")
+    for name in pruned.in_use:
+        print(f"{name}: kept, a live session uses it (`sealed ps`)")
+    print(f"{pruned.freed / 1e6:.0f} MB {would}freed")
 
-    Raises:
-        ImageError: it has no lock, or one that can't be read.
-    """
-    lock = load_lock(find_lock())
+
+def pinned(lock: Lockfile) -> set[str]:
+    """Return what the images are called that a project pins by its lock, for whatever platform, and by wheels."""
     return {image.name for image in lock.images} | {wheel.reference for wheel in installed_wheels().values()}
 
 

@@ -347,7 +347,8 @@ def test_a_project_is_locked_here_and_run_frozen_on_a_machine_with_nothing(
     assert (status, text) == (0, "")
     status, text = run("pytest_sealed.cli", "lock", "--check")
     assert (status, text) == (0, f"{root}/sealed.lock is up to date: 2 images\n")
-    monkeypatch.setenv("SEALED_STORE", str(new_store().root))
+    synced = new_store()
+    monkeypatch.setenv("SEALED_STORE", str(synced.root))
     status, text = run("pytest", "--sealed-frozen")
     assert status == 4, text
     assert text.endswith("  remedy: sealed sync\n\n")
@@ -355,12 +356,20 @@ def test_a_project_is_locked_here_and_run_frozen_on_a_machine_with_nothing(
     assert (status, text) == (0, "")
     status, text = run("pytest", "--sealed-frozen", "--sealed-offline")
     assert status == 0, text
+    synced.tag("tiny", "other:1")
+    assert run("pytest_sealed.cli", "sync")[0] == 0
+    assert synced.names() == ["busybox", "other:1", "tiny"]   # it may be another project's
+    assert run("pytest_sealed.cli", "sync", "--prune") == (
+        0, "busybox: as sealed.lock says\ntiny: as sealed.lock says\nother:1: removed\n0 MB freed\n")
+    assert synced.names() == ["busybox", "tiny"]
     write(root, "tiny", STATE.replace("hello", "bye"))
     assert run("pytest_sealed.cli", "lock", "--check") == (1, (
         f"sealed: {root}/sealed.lock is out of date:\n  tiny: its recipe, or a file of it, has changed since it was locked\n"
         "  remedy: sealed lock   and commit the file\n"))
-    status, text = run("pytest_sealed.cli", "sync")
+    synced.tag("busybox", "other:1")
+    status, text = run("pytest_sealed.cli", "sync", "--prune")
     assert status == 1
+    assert "other:1" in synced.names()   # nothing goes before all that the lock says is there
     assert "tiny: the recipe, or a file of it, has changed since it was locked\n  remedy: sealed lock\n" in text
     (root / "test_it.py").write_text("import nothing_of_this_name")
     status, text = run("pytest_sealed.cli", "lock")
