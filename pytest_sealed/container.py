@@ -235,7 +235,7 @@ class Container:
         self.launch()
         condition = self._condition()
         if condition is not None:
-            wait_until(self, condition, self.spec.wait_timeout)
+            wait_until(self, condition, self.spec.wait_timeout, advice=self._advice())
         if self.spec.setup is not None:
             self.spec.setup(self)
         self.start_seconds = time.monotonic() - began
@@ -245,6 +245,15 @@ class Container:
             return self.spec.wait
         config = self._image.config
         return config.ready or (waits.Healthy() if config.healthcheck else None)
+
+    def _advice(self) -> str:
+        """Name what keeps entrypoints of many official images from getting on where a container has one id only."""
+        user = self._image.config.user if self.spec.user is None else self.spec.user
+        entrypoint = self._image.config.entrypoint if self.spec.entrypoint is None else self.spec.entrypoint
+        if not (self._session.ids.single and entrypoint and user.partition(":")[0] in ("", "0", "root")):
+            return ""
+        return ("; an entrypoint that runs itself again until it isn't root any more never gets on in single-id mode: give it the user "
+                'that it would become, such as user="postgres", or this account a range of ids (`sealed doctor` says how)')
 
     def launch(self, *, terminal: tuple[int, int] | None = None, stdio: Sequence[int] = ()) -> int | None:
         """Start it without waiting until it is ready; return the descriptor of its terminal, if it gets one.

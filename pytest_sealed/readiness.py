@@ -23,11 +23,12 @@ _ONE_COMMAND = 10.0   # the same, of a command
 _SHORTEST = 0.1   # seconds that the last look gets, though the time is nearly over
 
 
-def wait_until(container: Container, condition: waits.Wait, timeout: float) -> None:
+def wait_until(container: Container, condition: waits.Wait, timeout: float, *, advice: str = "") -> None:
     """Wait until `condition` holds for `container`.
 
     Args:
         timeout: seconds.
+        advice: what else than more time may help.
 
     Raises:
         ContainerExited: the container ended; at once, with its exit cause, command and last log lines.
@@ -44,7 +45,7 @@ def wait_until(container: Container, condition: waits.Wait, timeout: float) -> N
                 raise NotReady(
                     f"container {container.name!r} was not ready within {timeout:g} s: waited for {condition}; the last answer was: "
                     f"{trial.answer}{container.last_lines()}",
-                    remedy="raise wait_timeout=, or this wait's own timeout=, or see in its logs() what it waits for")
+                    remedy="raise wait_timeout=, or this wait's own timeout=, or see in its logs() what it waits for" + advice)
             if container.poll_exit(0 if trial.looking else min(pause, max(0, remaining))):
                 container.log_position()   # waits for its last words to be in the log
                 trial.give_up()

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shlex
 import threading
+from typing import Any
 
 import pytest
 from boxes import EITHER_IDS, FOREVER, eventually, idle, sh
@@ -29,6 +30,7 @@ from pytest_sealed import (
 from pytest_sealed.waits import Wait
 
 LONG = 600.0   # seconds: who waits this long has missed something
+ENTRYPOINT = ["sh", "-c", 'while [ "$(id -u)" = 0 ]; do sleep 0.1; done; exec sleep 1000000']
 SLOWLY = ["sh", "-c", "until [ -e /go ]; do :; done; echo went; exec httpd -f -h /srv -p 80"]
 
 
@@ -261,6 +263,17 @@ def test_a_container_that_is_never_ready_can_be_looked_into(sandbox: Sandbox) ->
     [container] = sandbox.containers
     assert (container.status, container.start_seconds) == ("running", None)
     assert sh(container, "hostname") == "web\n"
+
+
+@EITHER_IDS
+@pytest.mark.parametrize(("options", "loops"), [({"entrypoint": ENTRYPOINT}, True), ({"entrypoint": ENTRYPOINT, "user": "root:70"}, True),
+                                                ({"entrypoint": ENTRYPOINT, "user": "70"}, False), ({"command": ENTRYPOINT}, False)])
+def test_an_entrypoint_that_cannot_stop_being_root_is_told_of(sandbox: Sandbox, options: dict[str, Any], loops: bool) -> None:
+    """As official images have it; gosu seems to succeed in single-id mode."""
+    with pytest.raises(NotReady) as caught:
+        sandbox.run(image("busybox", **options), wait=tcp(80), wait_timeout=0.1)
+    assert ("single-id mode: give it the user that it would become" in str(caught.value.remedy)) == (
+        loops and sandbox.describe().mode == "single")
 
 
 def test_a_command_that_cannot_run_ends_a_wait_at_once(sandbox: Sandbox) -> None:
