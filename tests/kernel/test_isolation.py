@@ -46,6 +46,7 @@ def test_in_single_id_mode_the_user_is_the_one_id_that_there_is(sandbox: Sandbox
     assert status(container)["Uid"].split() == [uid] * 4
 
 
+# CVE-2022-24769: with some to inherit, a program's file capabilities give an ordinary user of the container what root has there.
 @EITHER_IDS
 def test_root_has_at_most_eleven_capabilities_and_none_to_inherit(sandbox: Sandbox) -> None:
     container = idle(sandbox)

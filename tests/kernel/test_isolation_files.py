@@ -54,7 +54,8 @@ def test_nothing_can_be_written_to_read_only_paths_and_masked_folders(sandbox: S
 @EITHER_IDS
 @pytest.mark.parametrize("path", ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sys/vm/drop_caches",
                                   "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/shmmax", "/sys/kernel/mm/ksm/run",
-                                  "/sys/kernel/profiling", "/sys/power/state"])
+                                  "/sys/kernel/profiling", "/sys/kernel/uevent_helper", "/sys/power/state", "/proc/sys/kernel/modprobe",
+                                  "/proc/sys/fs/binfmt_misc/register"])
 def test_settings_of_the_kernel_cannot_be_opened_for_writing(sandbox: Sandbox, path: str) -> None:
     container = idle(sandbox)
     if os.path.exists(path):

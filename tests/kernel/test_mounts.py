@@ -192,6 +192,7 @@ def test_a_user_that_there_cannot_be_is_refused_with_mounts_as_without(sandbox: 
 # ---------------------------------------------------------------- attacks, ends
 
 
+# CVE-2021-30465 and CVE-2024-45310: a mount's target goes through a link that is in its place by then.
 @EITHER_IDS
 @EITHER_SCRATCH
 @pytest.mark.parametrize("link", ["/etc", "../etc", "/proc/1/root/etc", "{outside}/etc", "/../../../..{outside}/etc"])

@@ -56,6 +56,7 @@ def box(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bo
     return Box(sandbox, tmp_path / "layer", monkeypatch)
 
 
+# CVE-2025-31133 and CVE-2025-52565: what is mounted or bound on a path of the image's lands where its link leads.
 @EITHER_IDS
 @pytest.mark.parametrize("name", ["dev", "proc", "sys"])
 @pytest.mark.parametrize("make", [lambda path, canary: path.symlink_to(canary), lambda path, _: path.symlink_to("/etc"),
