@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = ["pytester"]
+
+# Who runs the tests as a shell's background job has them ignore Ctrl-C, and all programs that they start, whose Ctrl-C is tried.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FOLDER = "sealed-tests-"   # and the pid, and something random
 GRACE = 3.0   # seconds; two are promised
