@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from pytest_sealed.cli.terminal import Streams, Terminal
@@ -18,6 +20,9 @@ from pytest_sealed.spec import ContainerOptions, ContainerSpec, Mount
 
 __all__ = ["add_parser", "run"]
 
+_ALIKE = ("memory", "cpus", "cpu_shares", "pids", "shm_size", "user", "workdir", "name", "hostname", "seccomp")
+"""Flags whose values are the container options' of that name."""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add `run` to the commands."""
@@ -27,9 +32,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass it the standard input")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--env-file", action="append", default=[], metavar="FILE", help="a line NAME=VALUE for each; # begins a comment")
     parser.add_argument("-m", "--memory", metavar="SIZE", help="such as 64M")
     parser.add_argument("--cpus", type=float, metavar="N", help="such as 0.5")
+    parser.add_argument("--cpu-shares", type=int, metavar="N", help="against other containers; 1024 by default")
     parser.add_argument("--pids", type=int, metavar="N")
+    parser.add_argument("--ulimit", action="append", default=[], metavar="NAME=SOFT[:HARD]", help="such as nofile=1024; -1 for no limit")
+    parser.add_argument("--shm-size", metavar="SIZE", help="of /dev/shm; 64M by default")
+    parser.add_argument("--tmpfs", action="append", default=[], metavar="PATH", help="an empty file system in memory")
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]")
     parser.add_argument("-w", "--workdir", metavar="PATH")
     parser.add_argument("-v", "--volume", action="append", default=[], metavar="HOST:PATH[:rw]", help="a host folder, read-only unless rw")
@@ -39,6 +49,7 @@ def add_parser(subparsers: Any) -> None:
                         help="print the loopback port that leads to this port of it")
     parser.add_argument("--rm", action="store_true", help="as ever: it is gone when it ends")
     parser.add_argument("--name", metavar="NAME")
+    parser.add_argument("--hostname", metavar="NAME", help="by default its name")
     parser.add_argument("--network", choices=["default", "none"], default="default")
     parser.add_argument("--entrypoint", metavar="PROGRAM")
     parser.add_argument("--init", action="store_true", help="a small init is PID 1 and reaps orphans")
@@ -80,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
     options: ContainerOptions = {"wait": None, "init": args.init, "read_only": args.read_only, "nested": args.nested,
-                                 "env": _environment(args.env), "mounts": [_mount(text) for text in args.volume],
-                                 "secrets": _secrets(args.secret)}
+                                 "env": {**_env_files(args.env_file), **_environment(args.env)},
+                                 "mounts": [_mount(text) for text in args.volume], "tmpfs": args.tmpfs, "secrets": _secrets(args.secret),
+                                 "ulimits": dict(map(_ulimit, args.ulimit))}
     if args.command:
         options["command"] = args.command[1:] if args.command[0] == "--" else args.command
     if args.entrypoint is not None:
@@ -90,8 +102,7 @@ def _spec(args: argparse.Namespace) -> ContainerSpec[Container]:
         if args.publish:
             raise SpecError(f"-p {args.publish[0]} leads nowhere with --network none", remedy="leave one of them out")
         options["network"] = None
-    given = {key: getattr(args, key) for key in ("memory", "cpus", "pids", "user", "workdir", "name", "seccomp")
-             if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in _ALIKE if getattr(args, key) is not None}
     return image(args.image, **options, **given)
 
 
@@ -111,6 +122,33 @@ def _environment(rows: list[str]) -> dict[str, str]:
                             remedy=f'give it: -e {row}="${row}"')
         environment[name] = value
     return environment
+
+
+def _env_files(paths: list[str]) -> dict[str, str]:
+    """Return what files in the form of `docker run --env-file` say: values as they stand, without quotes or escapes."""
+    environment = {}
+    for path in paths:
+        try:
+            lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"--env-file {path} can't be read: {getattr(error, 'strerror', None) or 'it is no UTF-8'}",
+                            remedy="give a file of lines NAME=VALUE") from error
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            name, equals, value = line.lstrip().partition("=")
+            if not equals:
+                raise SpecError(f"{path}:{number}: {name.strip()} has no value; nothing of the host's environment enters a container",
+                                remedy=f"write {name.strip()}=VALUE")
+            environment[name] = value
+    return environment
+
+
+def _ulimit(text: str) -> tuple[str, tuple[int, int]]:
+    match = re.fullmatch(r"(\w+)=(-?\d{1,18})(?::(-?\d{1,18}))?", text, re.ASCII)
+    if match is None:
+        raise SpecError(f"--ulimit {text} is not NAME=SOFT or NAME=SOFT:HARD", remedy="for example --ulimit nofile=1024:4096")
+    return match[1], (int(match[2]), int(match[3] or match[2]))
 
 
 def _mount(text: str) -> Mount:

@@ -21,6 +21,7 @@ import pytest
 from boxes import eventually
 
 from pytest_sealed import Sandbox
+from pytest_sealed.runtime.cgroups.cpu import weight_from_shares
 
 SEALED = [sys.executable, "-m", "pytest_sealed.cli"]
 PATIENCE = 20.0   # seconds until a missing answer is a failure
@@ -120,12 +121,40 @@ def test_options_reach_the_container(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["b c", "65534", "/tmp", "from the host", "box"], done.stderr
 
 
+def test_what_else_docker_run_takes_reaches_the_container(tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("# settings\n\n  A=of the file\nB='as it stands' # all of it\nC=\n")
+    done = run("--env-file", str(tmp_path / "env"), "-e", "A=of the line", "--hostname", "web", "--tmpfs", "/cache", "--shm-size", "1M",
+               "--ulimit", "nofile=100:200", "--cpu-shares", "512", "busybox", "sh", "-c",
+               "echo $A; echo $B; echo ${C-unset}; hostname; ulimit -Sn; ulimit -Hn; df -k /cache /dev/shm | awk '{print $2}'")
+    assert done.stdout.splitlines() == [
+        "of the line", "'as it stands' # all of it", "", "web", "100", "200", "1K-blocks", "65536", "1024"], done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("--env-file", "nosuch"), "--env-file nosuch can't be read: No such file or directory"),
+    (("--env-file", "env"), "env:2: B has no value; nothing of the host's environment enters a container"),
+    (("--ulimit", "nofile"), "--ulimit nofile is not NAME=SOFT or NAME=SOFT:HARD"),
+    (("--ulimit", "nofiles=1"), "there is no ulimit 'nofiles', did you mean 'nofile'?"),
+    (("--tmpfs", "cache"), "tmpfs target 'cache' is no absolute path"),
+    (("--shm-size", "1Q"), "shm_size='1Q' is no size"),
+])
+def test_what_they_cannot_mean_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "env").write_text("A=1\n B\n")
+    done = run(*arguments, "busybox", "true")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"sealed: {says}")
+    assert "\n  remedy: " in done.stderr
+
+
 def test_limits_and_what_else_is_run_reach_it(sandbox: Sandbox) -> None:
-    files = {"v1": ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "pids/pids.max"),
-             "v2": ("memory.max", "cpu.max", "pids.max")}[sandbox.describe().cgroup]
-    done = run("-m", "32M", "--cpus", "0.5", "--pids", "50", "--read-only", "--init", "--network", "none", "--entrypoint", "sh", "busybox",
-               "-c", f"cd /sys/fs/cgroup; cat {' '.join(files)}; tr -d '\\0' < /proc/1/cmdline; echo; ls /sys/class/net; touch /file")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(32 << 20), "50000", "50", "/sealed-init", "lo"], done.stderr
+    files = {"v1": ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "pids/pids.max", "cpu/cpu.shares"),
+             "v2": ("memory.max", "cpu.max", "pids.max", "cpu.weight")}[sandbox.describe().cgroup]
+    done = run("-m", "32M", "--cpus", "0.5", "--cpu-shares", "512", "--pids", "50", "--read-only", "--init", "--network", "none",
+               "--entrypoint", "sh", "busybox", "-c",
+               f"cd /sys/fs/cgroup; cat {' '.join(files)}; tr -d '\\0' < /proc/1/cmdline; echo; ls /sys/class/net; touch /file")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        str(32 << 20), "50000", "50", {"v1": "512", "v2": str(weight_from_shares(512))}[sandbox.describe().cgroup], "/sealed-init", "lo"], done.stderr
     assert (done.returncode, done.stderr) == (1, "touch: /file: Read-only file system\n")
 
 
