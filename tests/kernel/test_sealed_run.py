@@ -148,13 +148,15 @@ def test_what_they_cannot_mean_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_limits_and_what_else_is_run_reach_it(sandbox: Sandbox) -> None:
+    version = sandbox.describe().cgroup
     files = {"v1": ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "pids/pids.max", "cpu/cpu.shares"),
-             "v2": ("memory.max", "cpu.max", "pids.max", "cpu.weight")}[sandbox.describe().cgroup]
+             "v2": ("memory.max", "cpu.max", "pids.max", "cpu.weight")}[version]
+    shares = {"v1": "512", "v2": str(weight_from_shares(512))}[version]
     done = run("-m", "32M", "--cpus", "0.5", "--cpu-shares", "512", "--pids", "50", "--read-only", "--init", "--network", "none",
                "--entrypoint", "sh", "busybox", "-c",
                f"cd /sys/fs/cgroup; cat {' '.join(files)}; tr -d '\\0' < /proc/1/cmdline; echo; ls /sys/class/net; touch /file")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        str(32 << 20), "50000", "50", {"v1": "512", "v2": str(weight_from_shares(512))}[sandbox.describe().cgroup], "/sealed-init", "lo"], done.stderr
+        str(32 << 20), "50000", "50", shares, "/sealed-init", "lo"], done.stderr
     assert (done.returncode, done.stderr) == (1, "touch: /file: Read-only file system\n")
 
 
