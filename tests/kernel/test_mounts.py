@@ -156,6 +156,16 @@ def test_a_mount_in_another_is_not_hidden_by_it_whichever_comes_first(sandbox: S
 
 
 @EITHER_IDS
+def test_a_folder_in_which_the_host_has_mounted_something_comes_whole_and_read_only(sandbox: Sandbox) -> None:
+    if sandbox.describe().mode == "root":
+        pytest.skip("root's mounts are idmapped, which no file system in /dev can be")
+    container = idle(sandbox, mounts=[Mount(source="/dev", target="/host")])
+    assert flags(container, "/host") >= {"ro", "nosuid", "nodev"}
+    assert all("ro" in line.split()[3].split(",") for line in sh(container, "grep ' /host/' /proc/mounts").splitlines())
+    assert container.exec(["touch", "/host/shm/file"]).stderr.endswith("Read-only file system\n")
+
+
+@EITHER_IDS
 def test_several_mounts_lie_side_by_side_and_below_a_tmpfs(sandbox: Sandbox, folder: Path) -> None:
     source = str(folder)
     container = idle(sandbox, tmpfs=["/work"], read_only=True, mounts=[Mount(source=source, target=f"/work/{name}") for name in "ab"])

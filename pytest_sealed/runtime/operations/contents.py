@@ -200,7 +200,11 @@ def _target(context: Context, what: str, target: str, *, folder: bool) -> int:
 
 
 class Bound(Operation):
-    """Bind a file or directory of the session into the container."""
+    """Bind a file or directory of the session into the container.
+
+    What the host has mounted below it comes along only where it must: in a user namespace it is locked to what it hides. See
+    mount_namespaces(7).
+    """
 
     __slots__ = ("read_only", "source", "target")
     read_only: bool
@@ -208,9 +212,17 @@ class Bound(Operation):
     target: str
 
     def apply(self, context: Context) -> None:
-        tree = mounts.open_tree(self.source)
+        try:
+            tree, whole = mounts.open_tree(self.source), False
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            tree, whole = mounts.open_tree(self.source, recursive=True), True
         flags = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | (mounts.MOUNT_ATTR_RDONLY if self.read_only else 0)
-        mounts.mount_setattr("", set=flags, clear=0 if self.read_only else mounts.MOUNT_ATTR_RDONLY, dir_fd=tree)
+        try:
+            mounts.mount_setattr("", set=flags, clear=0 if self.read_only else mounts.MOUNT_ATTR_RDONLY, dir_fd=tree, recursive=whole)
+        except PermissionError as error:
+            raise Refused("mount", f"{self.source} can't be mounted writable: it, or what is mounted below it, is read-only") from error
         target = _target(context, self.source, self.target, folder=os.path.isdir(self.source))
         try:
             mounts.move_mount(tree, target)
