@@ -26,14 +26,14 @@ def test_a_modest_export_stays_below_the_limit(web: Container) -> None:
     assert 20 << 20 < stats.memory_peak < stats.memory_limit == 128 << 20
 
 
-@pytest.mark.sealed("web", cpus=0.1)
+@pytest.mark.sealed("web", cpus=0.25)
 def test_a_busy_application_keeps_to_its_share_of_the_cpu(web: Container) -> None:
     before, began = web.stats(), time.monotonic()
-    httpx.get(web.url(8000, "/signature?rounds=300000"), timeout=60).raise_for_status()
+    httpx.get(web.url(8000, "/signature?rounds=800000"), timeout=120).raise_for_status()
     after, seconds = web.stats(), time.monotonic() - began
     assert before.cpu_seconds is not None
     assert before.throttled_seconds is not None
     assert after.cpu_seconds is not None
     assert after.throttled_seconds is not None
     assert after.throttled_seconds > before.throttled_seconds
-    assert after.cpu_seconds - before.cpu_seconds < 0.2 * seconds   # a tenth, and what the first period may be ahead
+    assert after.cpu_seconds - before.cpu_seconds < 0.35 * seconds   # a quarter, and what the first period may be ahead
