@@ -26,7 +26,7 @@ def test_a_modest_export_stays_below_the_limit(web: Container) -> None:
     assert 20 << 20 < stats.memory_peak < stats.memory_limit == 128 << 20
 
 
-@pytest.mark.sealed("web", cpus=0.25)
+@pytest.mark.sealed("web", cpus=0.25, wait_timeout=300)   # its start takes four times as long, too
 def test_a_busy_application_keeps_to_its_share_of_the_cpu(web: Container) -> None:
     before, began = web.stats(), time.monotonic()
     httpx.get(web.url(8000, "/signature?rounds=800000"), timeout=120).raise_for_status()
