@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_sealed.errors import SpecError
+from pytest_sealed.secret import SECRETS
 from pytest_sealed.values import check_target
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def check_seen(spec: ContainerSpec[Any], image: Image) -> None:
     points = [(point, "what every container has there of its own") for point in _KERNELS]
     points += [(mount.target, "a mount of this container's") for mount in spec.mounts]
     points += [(tmpfs.target, "a mount of this container's") for tmpfs in spec.tmpfs]
+    points += [(SECRETS, "its secrets")] if spec.secrets else []
     points += [(item.target, f"a tmpfs of the image {image.reference}") for item in image.config.tmpfs]
     for path, _ in spec.files:
         for point, what in points:

@@ -85,10 +85,11 @@ def test_what_cannot_be_written_fails_the_start_with_its_path(sandbox: Sandbox, 
 @pytest.mark.parametrize(("path", "message"), [
     ("/proc/sys/kernel/hostname", "would be hidden by what every container has there of its own, at '/proc'"),
     ("/run/web/pid", "would be hidden by a mount of this container's, at '/run/web'"),
+    ("/run/secrets/other", "would be hidden by its secrets, at '/run/secrets'"),
 ])
 def test_what_would_be_hidden_is_refused(sandbox: Sandbox, path: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
-        idle(sandbox, files={path: b""}, tmpfs=[Tmpfs(target="/run/web")])
+        idle(sandbox, files={path: b""}, tmpfs=[Tmpfs(target="/run/web")], secrets={"token": "x"})
     assert message in caught.value.message
 
 
