@@ -12,7 +12,7 @@ from pytest_sealed import SpecError, image
 
 def test_paths_are_settled_and_a_change_replaces_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = image("busybox", files={"/srv//x/": Path("pages"), "/etc/a": bytearray(b"a")})
+    spec = image("busybox", files={"/srv//x/": Path("pages"), "/etc/a": b"a"})
     assert spec.files == (("/etc/a", b"a"), ("/srv/x", tmp_path / "pages"))
     assert spec.replace(files={"/b": b""}).files == (("/b", b""),)
     assert hash(spec) == hash(spec.replace())
