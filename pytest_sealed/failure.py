@@ -26,6 +26,7 @@ _REMEDIES = {
     "scratch": 'give it more: scratch_size="1M" or memory=, of which half is for the writable layer',
     "ulimit": "give less: no more than `ulimit -a -H` shows on the host",
     "mount": "mount it elsewhere: `sealed run -ti {image} sh` shows what the image has there",
+    "writable": "mount it read-only, or a folder of it that can be written",
     "files": "give it at another path: `sealed run -ti {image} sh` shows what the image has there",
     "secrets": "mend the image: /run/secrets is a folder, or missing, in one that gets secrets",
     "seccomp": 'run it without a filter: seccomp="unconfined"',

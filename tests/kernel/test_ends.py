@@ -21,8 +21,7 @@ from pytest_sealed.runtime.cgroups import detect, leftovers
 from pytest_sealed.runtime.sweep import sweep
 
 VICTIM = Path(__file__).with_name("ends_victim.py")
-SOON = 2.0       # seconds, the promise
-PATIENCE = 60    # seconds for the client's own end, of which nothing is promised
+SOON = 2.0   # seconds, the promise
 
 
 class Victim:
@@ -88,7 +87,7 @@ def victim(request: pytest.FixtureRequest) -> Iterator[Victim]:
 
 @pytest.mark.parametrize("victim", ["wait", "raise", "exit"], indirect=True)
 def test_a_session_that_ends_by_itself_leaves_nothing(victim: Victim) -> None:
-    victim.process.communicate(timeout=PATIENCE)
+    victim.process.communicate(timeout=10)
     assert victim.left() == []
     assert victim.folders() == []
 
@@ -96,14 +95,14 @@ def test_a_session_that_ends_by_itself_leaves_nothing(victim: Victim) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_ends_the_process_leaves_nothing(victim: Victim, number: signal.Signals) -> None:
     victim.process.send_signal(number)
-    victim.process.wait(timeout=PATIENCE)
+    victim.process.wait(timeout=10)
     assert soon(victim.left) == []
     assert soon(victim.folders) == []
 
 
 @pytest.mark.parametrize("victim", ["crash"], indirect=True)
 def test_a_crash_leaves_nothing(victim: Victim) -> None:
-    victim.process.communicate(timeout=PATIENCE)
+    victim.process.communicate(timeout=10)
     assert soon(victim.left) == []
     assert soon(victim.folders) == []
 
@@ -126,7 +125,7 @@ def test_killing_the_client_leaves_nothing_though_a_child_of_it_lives_on(victim:
 def test_killing_the_supervisor_leaves_nothing_but_folders_which_the_client_removes(victim: Victim) -> None:
     os.kill(victim.facts["supervisor"], signal.SIGKILL)
     assert soon(victim.alive) == []
-    victim.process.communicate(timeout=PATIENCE)
+    victim.process.communicate(timeout=10)
     assert victim.left() == []
     assert victim.folders() == []
 

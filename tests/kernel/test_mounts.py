@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -159,8 +160,26 @@ def test_a_mount_in_another_is_not_hidden_by_it_whichever_comes_first(sandbox: S
 def test_a_folder_in_which_the_host_has_mounted_something_comes_whole_and_read_only(sandbox: Sandbox) -> None:
     container = idle(sandbox, mounts=[Mount(source="/dev", target="/host")])
     assert flags(container, "/host") >= {"ro", "nosuid", "nodev"}
-    assert all("ro" in line.split()[3].split(",") for line in sh(container, "grep ' /host/' /proc/mounts").splitlines())
+    below = [line.split() for line in sh(container, "grep ' /host/' /proc/mounts").splitlines()]
+    assert {"/host/pts", "/host/shm"} <= {line[1] for line in below}
+    assert all("ro" in line[3].split(",") for line in below)
     assert container.exec(["touch", "/host/shm/file"]).stderr.endswith("Read-only file system\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount on the host")
+def test_a_folder_is_not_mounted_writable_where_something_below_it_is_read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEALED_IDS", "single")
+    (folder / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "below", folder / "below"], check=True)
+    try:
+        with Sandbox(name="below") as sandbox:   # begun after the mount, which it wouldn't see
+            with pytest.raises(ContainerFailed) as caught:
+                idle(sandbox, mounts=[Mount(source=str(folder), target="/data", read_only=False)])
+            assert f"{folder} can't be mounted writable: it, or what is mounted below it, is read-only" in caught.value.message
+            assert caught.value.remedy == "mount it read-only, or a folder of it that can be written"
+            assert "ro" in flags(idle(sandbox, mounts=[Mount(source=str(folder), target="/data")]), "/data/below")
+    finally:
+        subprocess.run(["umount", folder / "below"], check=True)
 
 
 @EITHER_IDS

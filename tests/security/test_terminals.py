@@ -22,6 +22,7 @@ fd = os.open("/dev/tty", os.O_RDWR)
 try:
     for character in b"pushed\\n":
         fcntl.ioctl(fd, termios.TIOCSTI, bytes([character]))
+    print("all of it")
 except OSError as error:
     print("refused:", error)
 """
@@ -42,6 +43,7 @@ def taken_by_the_shell(*command: str) -> str:
             if "over" in seen and not typed:
                 os.write(fd, b"typed\n")
                 typed = True
+        assert re.search("all of it|refused: ", seen), f"it wasn't tried: {seen}"
         return found[1]
     finally:
         os.close(fd)

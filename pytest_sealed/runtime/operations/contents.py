@@ -222,7 +222,9 @@ class Bound(Operation):
         try:
             mounts.mount_setattr("", set=flags, clear=0 if self.read_only else mounts.MOUNT_ATTR_RDONLY, dir_fd=tree, recursive=whole)
         except PermissionError as error:
-            raise Refused("mount", f"{self.source} can't be mounted writable: it, or what is mounted below it, is read-only") from error
+            if self.read_only:
+                raise
+            raise Refused("writable", f"{self.source} can't be mounted writable: it, or what is mounted below it, is read-only") from error
         target = _target(context, self.source, self.target, folder=os.path.isdir(self.source))
         try:
             mounts.move_mount(tree, target)
